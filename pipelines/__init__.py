@@ -1,0 +1,1 @@
+"""Pipelines: the YAML files that a user runs."""

@@ -1,0 +1,1 @@
+"""The steps of the U-GAF pipeline: one folder a stage of the paper, one file a step."""

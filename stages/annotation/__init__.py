@@ -1,0 +1,1 @@
+"""Annotation: boxes, edit instructions, and the screening of both (FineEdit section 4.2)."""

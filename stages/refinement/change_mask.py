@@ -1,0 +1,91 @@
+"""Refinement 1: is the change where it was asked for? (FineEdit, arXiv 2604.10954, sec. 3, step one of refinement.)
+
+The change mask is measured from the pair alone (`ugaf.change`), without a look at the target box, and then compared
+with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from ugaf import boxes, images
+from ugaf.change import Drift, detect_change
+from ugaf.stage import Row, Stage
+
+GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
+"""Tasks that may change the whole image: without a target box, a global colour change is theirs, no editor's drift."""
+
+LOCAL_TASKS = frozenset({"recolor", "remove", "add", "replace", "material", "text", "hybrid"})
+"""Tasks of one region: a global colour change is never theirs, whether or not a target box is known."""
+
+TOLERANCE = 0.02
+"""A changed pixel still counts as inside a target box within this share of the box's longer side."""
+
+
+class ChangeMask(Stage):
+    """Registers the pair, finds what changed, and compares it with the target boxes.
+
+    `iou` is between the box of the main change and the smallest box around all target boxes: an edit of two boxes that
+    changed only one of them scores low. Null where the row has no target box.
+    """
+
+    version = 1
+    reads = ("image", "edited_image", "task", "boxes")
+    optional_reads = ("source_image",)
+    writes = pa.schema(
+        [
+            ("bbox_edit", pa.list_(pa.int32())),
+            ("change_mask", pa.large_binary()),
+            ("iou", pa.float64()),
+            ("change_inside", pa.float64()),
+            ("change_area", pa.float64()),
+            ("shift_x", pa.float64()),
+            ("shift_y", pa.float64()),
+            ("colour_drift", pa.float64()),
+            ("noise", pa.float64()),
+        ]
+    )
+    keep: ClassVar[dict[str, dict[str, Any]]] = {
+        "change_area": {"min": 0.0005},
+        "iou": {"min": 0.5},
+        "change_inside": {"min": 0.7},
+    }
+
+    def process(self, row: Row) -> dict[str, Any]:
+        source = row.source()
+        height, width = source.shape[:2]
+        targets = [boxes.clip(box, width, height) for box in row["boxes"] or ()]
+        change = detect_change(source, row.edited(), drift_for(row["task"], bool(targets)))
+        iou = inside = None
+        if targets:
+            iou = boxes.iou(change.box, boxes.union(targets)) if change.box else 0.0
+            inside = share_inside(change.mask, targets)
+        return {
+            "bbox_edit": list(change.box) if change.box else None,
+            "change_mask": images.encode_mask(change.mask),
+            "iou": iou,
+            "change_inside": inside,
+            "change_area": change.area,
+            "shift_x": change.shift_x,
+            "shift_y": change.shift_y,
+            "colour_drift": change.drift,
+            "noise": change.noise,
+        }
+
+
+def drift_for(task: str | None, has_box: bool) -> Drift:
+    """What a global colour change means: an editor's drift (local edits), the edit itself (global tasks), or either."""
+    if has_box or task in LOCAL_TASKS:
+        return "undo"
+    return "keep" if task in GLOBAL_TASKS else "auto"
+
+
+def share_inside(mask: np.ndarray, targets: list[boxes.Box]) -> float:
+    """Share of the mask's pixels inside the boxes, grown by TOLERANCE; 0 for an empty mask."""
+    height, width = mask.shape
+    allowed = boxes.to_mask([boxes.grow(box, TOLERANCE, width, height) for box in targets], height, width)
+    total = int(mask.sum())
+    return float((mask & allowed).sum() / total) if total else 0.0

@@ -1,0 +1,210 @@
+"""The report as a person uses it, in headless Chromium. Skipped where there is none, unless UGAF_REQUIRE_BROWSER=1."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from report_fake import EVIL, photo_run
+
+from ugaf.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1366,900"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        reason = "needs chromium and chromedriver on the path (Debian: apt install chromium chromium-driver)"
+        if os.environ.get("UGAF_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    from selenium.webdriver.chrome.service import Service
+
+    with webdriver.Chrome(options=options, service=Service(driver)) as chrome:
+        yield chrome
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    view = photo_run()
+    path: Path = tmp_path_factory.mktemp("report") / "index.html"
+    path.write_bytes(view.storage.files[write_report(view)])
+    return path.as_uri()
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, address: str) -> Iterator[webdriver.Chrome]:
+    browser.get(address)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def choose(browser: webdriver.Chrome, facet: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(browser.find_element(By.ID, facet)).select_by_value(value)
+
+
+def cards(browser: webdriver.Chrome) -> list[str]:
+    return browser.execute_script("return [...document.querySelectorAll('.card')].map(card => card.dataset.id)")
+
+
+def count(browser: webdriver.Chrome) -> str:
+    return browser.find_element(By.ID, "count").text
+
+
+def test_filters_leave_the_rows_they_name(opened: webdriver.Chrome) -> None:
+    assert len(cards(opened)) == 36
+    choose(opened, "status", "rejected")
+    assert count(opened) == "10 of 36 edits in the gallery"
+    choose(opened, "stage", "annotation.screen")
+    assert len(cards(opened)) == 5
+    choose(opened, "stage", "")
+    choose(opened, "rule", "iou < 0.5")
+    assert len(cards(opened)) == 5
+    choose(opened, "status", "")
+    choose(opened, "rule", "")
+    choose(opened, "task", "tone")
+    assert len(cards(opened)) == 6
+    opened.find_element(By.CSS_SELECTOR, "#filters button[type=reset]").click()
+    assert len(cards(opened)) == 36
+
+
+def test_photographs_that_are_out_are_a_choice_of_rows(opened: webdriver.Chrome) -> None:
+    choose(opened, "task", "tone")
+    choose(opened, "kind", "photograph")
+    assert count(opened) == "3 of 3 photographs in the gallery"
+    notes = [node.text for node in opened.find_elements(By.CSS_SELECTOR, ".placeholder")]
+    assert len(notes) == 2
+    assert "no image bytes" in notes
+
+
+def test_search_finds_instructions_and_ids(opened: webdriver.Chrome) -> None:
+    box = opened.find_element(By.ID, "search")
+    box.send_keys("WATERCOLOUR paint")
+    assert len(cards(opened)) == 6
+    box.clear()
+    box.send_keys("e" + f"{2:015x}" + f"{4:016x}")
+    assert cards(opened) == ["e" + f"{2:015x}" + f"{4:016x}"]
+    box.clear()
+    box.send_keys("nothing like it")
+    assert cards(opened) == []
+
+
+def test_reason_button_filters_the_gallery(opened: webdriver.Chrome) -> None:
+    button = opened.find_element(By.CSS_SELECTOR, 'button.show[data-rule="screen is not one of ok"]')
+    opened.execute_script("arguments[0].click()", button)
+    assert len(cards(opened)) == 5
+    assert opened.find_element(By.ID, "stage").get_attribute("value") == "annotation.screen"
+
+
+def test_order_by_a_measure(opened: webdriver.Chrome) -> None:
+    choose(opened, "status", "kept")
+    choose(opened, "order", "+quality")
+    texts = opened.execute_script(
+        "return [...document.querySelectorAll('.card .facts b')].map(b => b.parentNode.textContent)"
+    )
+    quality = [float(text.split()[1]) for text in texts if text.startswith("quality")]
+    assert len(quality) == 24
+    assert quality == sorted(quality)
+
+
+def test_script_in_an_instruction_is_shown_as_text(opened: webdriver.Chrome) -> None:
+    choose(opened, "task", "text")
+    shown = opened.execute_script("return document.querySelector('.card .instruction').textContent")
+    assert shown == EVIL
+    assert opened.execute_script("return document.querySelectorAll('main img, main script, dialog script').length") == 0
+    opened.find_element(By.CSS_SELECTOR, ".card .open").click()
+    assert opened.execute_script("return document.getElementById('details-title').textContent") == EVIL
+
+
+def test_details_open_flip_and_step(opened: webdriver.Chrome) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    choose(opened, "status", "kept")
+    opened.find_element(By.CSS_SELECTOR, ".card .open").click()
+    dialog = opened.find_element(By.ID, "details")
+    assert dialog.get_attribute("open") is not None
+
+    def labels() -> list[str]:
+        return [node.text for node in dialog.find_elements(By.CSS_SELECTOR, "#stage-view .label")]
+
+    assert labels() == ["source", "edited"]
+    dialog.find_element(By.ID, "flip").click()
+    assert labels() == ["source"]
+    dialog.send_keys("f")
+    assert labels() == ["edited"]
+    names = {node.text for node in dialog.find_elements(By.TAG_NAME, "dt")}
+    assert {"instruction", "task", "quality", "rgb_entropy", "params", "sources"} <= names
+    first = dialog.find_element(By.ID, "position").text
+    dialog.send_keys(Keys.ARROW_RIGHT)
+    assert (first, dialog.find_element(By.ID, "position").text) == ("1 of 24", "2 of 24")
+    dialog.send_keys(Keys.ESCAPE)
+    assert dialog.get_attribute("open") is None
+
+
+def test_boxes_lie_in_image_coordinates_and_can_be_hidden(opened: webdriver.Chrome) -> None:
+    choose(opened, "task", "recolor")
+    choose(opened, "status", "kept")
+    corners = opened.execute_script("""
+        const svg = document.querySelector('.card .frame svg');
+        const rect = svg.querySelector('.target-box'), box = svg.querySelector('.target-box').getBoundingClientRect();
+        const image = svg.querySelector('image').getBoundingClientRect();
+        const scale = image.width / svg.viewBox.baseVal.width;
+        return [(box.left - image.left) / scale - rect.x.baseVal.value, box.width / scale - rect.width.baseVal.value];
+    """)
+    assert max(map(abs, corners)) < 8
+    box = opened.find_element(By.CSS_SELECTOR, ".card .target-box")
+    assert box.is_displayed()
+    opened.find_element(By.ID, "boxes").click()
+    assert not box.is_displayed()
+
+
+def test_every_control_has_a_name(opened: webdriver.Chrome) -> None:
+    opened.find_element(By.CSS_SELECTOR, ".card .open").click()
+    unnamed = opened.execute_script("""
+        const named = n => n.textContent.trim() || n.getAttribute('aria-label') || (n.labels && n.labels.length);
+        return [...document.querySelectorAll('button, select, input, a')].filter(n => !named(n)).map(n => n.outerHTML);
+    """)
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_contrast_in_both_themes(opened: webdriver.Chrome, scheme: str) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    colours = opened.execute_script("""
+        const style = getComputedStyle(document.documentElement), out = {};
+        const names = ['back', 'surface', 'sunken', 'text', 'muted', 'accent', 'kept', 'rejected', 'failed', 'pending'];
+        for (const name of names) out[name] = style.getPropertyValue('--' + name).trim();
+        return out;
+    """)
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name in ("text", "muted", "accent", "kept", "rejected", "failed", "pending"):
+        for ground in ("surface", "back"):
+            bright, dim = sorted((luminance(colours[name]), luminance(colours[ground])), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= 4.5, (scheme, name, ground)
+    dark = luminance(colours["back"]) < 0.1
+    assert dark == (scheme == "dark")

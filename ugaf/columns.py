@@ -1,0 +1,228 @@
+"""The columns of a run: one folder a stage, one folder in it a fragment, part files in that.
+
+A part holds new columns of some rows of one fragment, and is written in one atomic step: it is the only record that the
+work was done. Its name is derived from the ids in it, so the same work written twice is one file. A stage that fans out
+has one row for each row it was given, with its child rows in a list column, so that a row without children is known.
+
+Where a row stands in several parts (a retry), the later attempt wins over the earlier, and success over failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.storage import Storage, parquet_bytes
+
+CHILDREN = "children"
+SOURCES = "sources"
+REFS = "refs"
+"""Ingest's own record of which of the fragment's sources (by position) a row was read from."""
+
+
+def part_schema(pipeline: Pipeline, stage: str) -> pa.Schema:
+    """The columns of a stage's part files, `id` first and `error` last."""
+    id_field, error = pa.field("id", pa.string(), nullable=False), pa.field("error", pa.string())
+    if stage == INGEST:
+        fields = [field for field in pipeline.ingest_schema if field.name != "id"]
+        return pa.schema([id_field, *fields, pa.field(REFS, pa.list_(pa.int32())), error])
+    cls = pipeline.stage(stage).cls
+    if cls.fans_out:
+        child = pa.struct([id_field, *cls.writes])
+        return pa.schema([id_field, pa.field(CHILDREN, pa.list_(child)), error])
+    return pa.schema([id_field, *cls.writes, error])
+
+
+def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Columns of image size, which are read only for the rows that need them."""
+    return tuple(field.name for field in schema if pa.types.is_large_binary(field.type))
+
+
+class Columns:
+    """Reads and writes the parts of one run as one pipeline sees them (its fingerprints say which folders)."""
+
+    def __init__(self, storage: Storage, pipeline: Pipeline) -> None:
+        self.storage = storage
+        self.pipeline = pipeline
+
+    def folder(self, stage: str) -> str:
+        """The folder of a stage's columns, relative to the run."""
+        if stage == INGEST:
+            return f"{INGEST}@{self.pipeline.ingest_fingerprint}"
+        return self.pipeline.stage(stage).folder
+
+    def fragments(self) -> list[str]:
+        """Names of all fragments that were cut, in order."""
+        return [name.removesuffix(".parquet") for name in self.storage.list(SOURCES) if name.endswith(".parquet")]
+
+    def parts(self, stage: str, fragment: str) -> list[str]:
+        folder = f"{self.folder(stage)}/{fragment}"
+        return [f"{folder}/{name}" for name in self.storage.list(folder) if name.endswith(".parquet")]
+
+    def parts_of_all(self, stage: str) -> dict[str, list[str]]:
+        """Every part of a stage by fragment, in one listing."""
+        folder = self.folder(stage)
+        out: dict[str, list[str]] = {}
+        for name in self.storage.files(folder):
+            fragment, _, part = name.partition("/")
+            if part.endswith(".parquet"):
+                out.setdefault(fragment, []).append(f"{folder}/{name}")
+        return out
+
+    def write(self, stage: str, fragment: str, rows: Sequence[Mapping[str, Any]], seconds: float) -> str:
+        """Write one part; `rows` hold the columns of `part_schema` (absent ones become null). Returns its path.
+
+        `seconds` of work is kept in the file, for the report's rates.
+        """
+        schema = part_schema(self.pipeline, stage)
+        # Sorted, because workers take rows in this order: a few photographs at a time are a few row groups.
+        ordered = sorted(rows, key=lambda row: row["id"])
+        table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in ordered], schema=schema)
+        attempt = max((int(row.get("attempt") or 0) for row in rows), default=0)
+        digest = hashlib.sha256("\n".join(row["id"] for row in ordered).encode()).hexdigest()[:16]
+        path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
+        facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(len(rows))}
+        self.storage.write(path, parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema)))
+        return path
+
+    def light(
+        self, stage: str, fragment: str, columns: Iterable[str], parts: Sequence[str] | None = None
+    ) -> tuple[pa.Table, list[Mapping[bytes, bytes]]]:
+        """One row for each id that the stage has done in a fragment, sorted by id, and the parts' own facts.
+
+        Columns: `id`, `error`, and the asked ones. `parts`: the part files where the caller has listed them.
+        """
+        names = ["id", *dict.fromkeys(name for name in columns if name not in ("id", "error")), "error"]
+        tables, attempts, facts = [], [], []
+        for path in self.parts(stage, fragment) if parts is None else parts:
+            with self.storage.open(path) as source, pq.ParquetFile(source) as file:
+                table = file.read(columns=names, use_threads=False)
+                facts.append(file.schema_arrow.metadata or {})
+            tables.append(table.select(names).replace_schema_metadata(None))
+            attempts.append(pa.array([_attempt(path)] * table.num_rows, pa.int32()))
+        if not tables:
+            schema = part_schema(self.pipeline, stage)
+            return pa.schema([schema.field(name) for name in names]).empty_table(), []
+        table = pa.concat_tables(tables)
+        if len(tables) == 1:
+            return table.take(pc.sort_indices(table.column("id"))), facts
+        winners = table.take(_winners(table, pa.chunked_array(attempts)))
+        for name in (SOURCES, REFS):
+            if stage == INGEST and name in names:
+                winners = _merge_lists(winners, table, name)
+        return winners, facts
+
+    def heavy(self, stage: str, fragment: str, columns: Sequence[str], ids: Collection[str]) -> dict[str, dict]:
+        """Columns of some rows, by id; of each part only the row groups that hold one of them are read."""
+        wanted, found = set(ids), dict[str, tuple[int, dict[str, Any]]]()
+        for path in self.parts(stage, fragment):
+            attempt = _attempt(path)
+            with self.storage.open(path) as source, pq.ParquetFile(source) as file:
+                keys = file.read(columns=["id", "error"], use_threads=False)
+                hits = [i for i, key in enumerate(keys.column("id").to_pylist()) if key in wanted]
+                if not hits:
+                    continue
+                errors = keys.column("error").to_pylist()
+                for group, offset in _groups(file, hits):
+                    chosen = [i for i in hits if offset <= i < offset + file.metadata.row_group(group).num_rows]
+                    block = file.read_row_group(group, columns=["id", *columns], use_threads=False)
+                    rows = block.take([i - offset for i in chosen]).to_pylist()
+                    for i, values in zip(chosen, rows, strict=True):
+                        rank = attempt + (0 if errors[i] is not None else 1_000_000)
+                        key = values.pop("id")
+                        if key not in found or rank >= found[key][0]:
+                            found[key] = (rank, values)
+        return {key: values for key, (_, values) in found.items()}
+
+
+class FragmentValues:
+    """Column values of a fragment's rows, by id: light columns read once for all rows, image-sized ones on demand."""
+
+    def __init__(self, columns: Columns, fragment: str) -> None:
+        self.columns = columns
+        self.pipeline = columns.pipeline
+        self.fragment = fragment
+        self._light: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def of(self, columns: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """id -> column -> value; null where the row has not been measured. All columns are of the ids' own level."""
+        out: dict[str, dict[str, Any]] = {key: {} for key in ids}
+        by_stage: dict[str, list[str]] = {}
+        for column in columns:
+            by_stage.setdefault(self.pipeline.providers[column], []).append(column)
+        for stage, names in by_stage.items():
+            images = heavy_columns(part_schema(self.pipeline, stage))
+            heavy = [name for name in names if name in images]
+            light = [name for name in names if name not in heavy and name != "id"]
+            found = self.columns.heavy(stage, self.fragment, heavy, ids) if heavy else {}
+            cached = self._all_light(stage) if light else {}
+            for key in ids:
+                out[key].update({name: found.get(key, {}).get(name) for name in heavy})
+                out[key].update({name: cached.get(key, {}).get(name) for name in light})
+        return out
+
+    def _all_light(self, stage: str) -> dict[str, dict[str, Any]]:
+        if stage not in self._light:
+            schema = part_schema(self.pipeline, stage)
+            skipped = {"id", "error", *heavy_columns(schema)}
+            table, _ = self.columns.light(stage, self.fragment, [n for n in schema.names if n not in skipped])
+            if stage != INGEST and self.pipeline.stage(stage).cls.fans_out:
+                table = children_table(table, self.pipeline.stage(stage))
+            self._light[stage] = {row["id"]: row for row in table.to_pylist()}
+        return self._light[stage]
+
+
+def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
+    """The child rows of a fan-out stage's table: `id`, `parent` (its id), and the child columns, sorted by id."""
+    lists = table.column(CHILDREN).combine_chunks()
+    parents = pc.take(table.column("id").combine_chunks(), pc.list_parent_indices(lists))
+    flat = pc.list_flatten(lists)
+    columns = {name: pc.struct_field(flat, name) for name in ("id", *spec.cls.writes.names)}
+    out = pa.table({**columns, "parent": parents})
+    return out.take(pc.sort_indices(out.column("id")))
+
+
+def _attempt(path: str) -> int:
+    return int(path.rsplit("/", 1)[-1].split("-")[1])
+
+
+def _winners(table: pa.Table, attempts: pa.ChunkedArray) -> pa.Array:
+    """Row numbers of the winning row of each id, sorted by id."""
+    best: dict[str, tuple[int, int]] = {}
+    ok = pc.is_null(table.column("error")).to_pylist()
+    for number, (key, good, attempt) in enumerate(
+        zip(table.column("id").to_pylist(), ok, attempts.to_pylist(), strict=True)
+    ):
+        rank = attempt + (1_000_000 if good else 0)
+        if key not in best or rank > best[key][0]:
+            best[key] = (rank, number)
+    return pa.array([best[key][1] for key in sorted(best)], pa.int64())
+
+
+def _merge_lists(winners: pa.Table, table: pa.Table, name: str) -> pa.Table:
+    """The same photograph in two parts is one row that remembers the sources of both."""
+    merged: dict[str, list[Any]] = {}
+    for key, values in zip(table.column("id").to_pylist(), table.column(name).to_pylist(), strict=True):
+        merged[key] = sorted({*merged.get(key, ()), *(values or ())})
+    field = winners.schema.field(name)
+    column = pa.array([merged[key] for key in winners.column("id").to_pylist()], field.type)
+    return winners.set_column(winners.schema.get_field_index(name), field, column)
+
+
+def _groups(file: pq.ParquetFile, hits: Sequence[int]) -> list[tuple[int, int]]:
+    """(row group, its first row) of every row group that holds one of the sorted row numbers."""
+    out, offset, position = [], 0, 0
+    for group in range(file.metadata.num_row_groups):
+        end = offset + file.metadata.row_group(group).num_rows
+        if position < len(hits) and hits[position] < end:
+            out.append((group, offset))
+            while position < len(hits) and hits[position] < end:
+                position += 1
+        offset = end
+    return out

@@ -1,0 +1,160 @@
+"""Runs segments of a plan: on Ray Data, or inline in this process.
+
+On Ray Data one row is one fragment's name, a segment is one streaming plan (`from_items(fragments)` and one
+`map_batches` on an actor pool for each group), and no data but names travels between the pools: workers read and write
+the run's folder. A worker that dies is restarted by Ray and gets its fragment again; the Monitor knows what it held.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ugaf.errors import UgafError
+from ugaf.monitor import BatchedJournal, Monitor
+from ugaf.plan import Group, Machine, size_pools
+from ugaf.worker import StageWorker, Task
+
+OBJECT_STORE_BYTES = 160 << 20
+"""A local Ray's shared memory: only names of fragments pass through it."""
+
+Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
+
+
+class RunError(UgafError):
+    """The engine stopped: the message holds the cause."""
+
+
+def run_inline(groups: Sequence[Group], make_task: Callable[[Group], Task], work: Mapping[str, Sequence[str]]) -> None:
+    """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
+    for group in groups:
+        worker = StageWorker(make_task(group), Monitor())
+        for fragment, skip in work.items():
+            worker.run(fragment, skip)
+
+
+class _RayWorker:
+    """What Ray Data keeps in each actor."""
+
+    def __init__(self, task: Task, monitor: Any) -> None:
+        self.worker = StageWorker(task, BatchedJournal(monitor))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
+            self.worker.run(str(fragment), json.loads(str(skip)))
+        return batch
+
+
+class RayEngine:
+    """A connection to Ray for as long as the `with` block lasts.
+
+    address: a cluster's address; None starts Ray here, unless RAY_ADDRESS (which a submitted job has) names one.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.monitor: Any = None
+
+    def __enter__(self) -> RayEngine:
+        # Ray's native code prints notices for its own developers to this terminal.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        local: dict[str, Any] = {}
+        if self.address == "local":
+            local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RunError(f"cannot reach Ray at {self.address!r}: {error}") from error
+        self.monitor = ray.remote(num_cpus=0)(Monitor).remote()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def machine(self) -> Machine:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        total = ray.cluster_resources()
+        return Machine(
+            total.get("CPU", 0),
+            total.get("GPU", 0),
+            max((n.get("CPU", 0) for n in nodes), default=0),
+            max((n.get("GPU", 0) for n in nodes), default=0),
+        )
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        make_task: Callable[[Group], Task],
+        work: Mapping[str, Sequence[str]],
+        workers: int | None,
+        progress: Progress,
+    ) -> None:
+        """One streaming plan over the fragments. Raises RunError with the first worker's error."""
+        import ray
+
+        _quiet_ray_data()
+        items = [{"fragment": name, "skip": json.dumps(sorted(skip))} for name, skip in work.items()]
+        pools = size_pools(groups, self.machine(), workers)
+        data: Any = ray.data.from_items(items, override_num_blocks=len(items))
+        for pool in pools:
+            data = data.map_batches(
+                _RayWorker,
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(items)), max_tasks_in_flight_per_actor=2),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+                fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},
+            )
+        with self._watch(progress):
+            try:
+                for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
+                    pass
+            except ray.exceptions.RayError as error:
+                raise RunError(f"a worker stopped the run: {_cause(error)}") from error
+
+    @contextmanager
+    def _watch(self, progress: Progress) -> Iterator[None]:
+        import ray
+
+        done = threading.Event()
+
+        def loop() -> None:
+            while not done.wait(0.5):
+                progress(ray.get(self.monitor.snapshot.remote()))
+
+        thread = threading.Thread(target=loop, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        progress(ray.get(self.monitor.snapshot.remote()))
+
+
+def _quiet_ray_data() -> None:
+    """Ray Data's own bars and notices tell of blocks and operators; the run shows its own progress, in rows."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _cause(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error.__cause__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

@@ -1,0 +1,50 @@
+"""Errors that a user reads, and how they name what was wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ValidationError
+
+
+class UgafError(Exception):
+    """An error whose message is meant for the user; the command line prints it without a traceback."""
+
+
+class ConfigError(UgafError):
+    """A setting that cannot be used, found before any work starts."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for a near miss, else '; known: a, b, c'."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def explain_validation(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Pydantic's errors as lines that name the setting, its value and, for an unknown name, the nearest one."""
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        setting = ".".join([where, *path])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{setting}: unknown setting{nearest(path[-1], _fields_at(model, path[:-1]))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{setting}: required, but not set")
+        else:
+            lines.append(f"{setting}: {problem['msg']} (got {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,169 @@
+"""The dataset card: `README.md` of the run's folder, with the YAML front matter of the Hugging Face Hub.
+
+It says what is in the set, how it came to be (funnel, thresholds, versions) and how to load it. The same run gives the
+same card: no time of day, and no path but the inputs as the user gave them. Whatever comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ugaf.export.columns import Column, type_name
+from ugaf.export.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from ugaf.view import RunView
+
+PATH = "README.md"
+
+_HUB_LICENSES = (
+    "unknown other mit apache-2.0 bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
+    "cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 "
+    "cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 c-uda "
+    "odc-by odbl pddl openrail gfdl gpl-3.0 agpl-3.0 lgpl-3.0 mpl-2.0 unlicense etalab-2.0 eupl-1.1 eupl-1.2"
+)
+"""Licence identifiers of the Hub that data sets use; any other licence is `other` with its name beside it."""
+
+_SIZES = (
+    *((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")),
+    *((10**8, "10M<n<100M"), (10**9, "100M<n<1B")),
+)
+
+DIMENSIONS = {"task": "Task", "editor": "Edit engine", "source": "Source of the photographs"}
+"""What pairs are counted by, beside the split."""
+
+
+def render(view: RunView, settings: ExportSettings, columns: Sequence[Column], manifest: Mapping[str, Any]) -> bytes:
+    """The whole card. `manifest` holds the counts of what was written (see `ugaf.export`)."""
+    splits = manifest["counts"]["split"]
+    title = settings.name or view.name
+    sections = [
+        f"# {escape(title)}",
+        _opening(splits, manifest),
+        *(_counts(heading, manifest["counts"][name], splits) for name, heading in DIMENSIONS.items() if splits),
+        _loading(settings, splits),
+        _funnel(view, manifest),
+        _thresholds(view),
+        _columns(columns),
+        _origin(view, manifest),
+        f"## Licence\n\n{escape(settings.license)}. The photographs keep the licences that they came with.",
+    ]
+    front = yaml.safe_dump(_front_matter(title, settings, splits), sort_keys=False, allow_unicode=True)
+    body = "\n\n".join(section for section in sections if section)
+    return f"---\n{front}---\n\n{body}\n".encode()
+
+
+def escape(value: object) -> str:
+    """Text from data as Markdown that shows it literally, on one line."""
+    line = " ".join(html.escape(str(value), quote=False).split())
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", line)
+
+
+def _front_matter(title: str, settings: ExportSettings, splits: Mapping[str, int]) -> dict[str, Any]:
+    total = sum(splits.values())
+    front: dict[str, Any] = {"pretty_name": title}
+    known = settings.license.lower() in _HUB_LICENSES.split()
+    front["license"] = settings.license.lower() if known else "other"
+    if not known:
+        front["license_name"] = re.sub(r"[^a-z0-9.]+", "-", settings.license.lower()).strip("-") or "custom"
+    front |= {"task_categories": ["image-to-image"], "language": ["en"]}
+    front["tags"] = ["image-editing", "instruction-based-image-editing", "ugaf"]
+    front["size_categories"] = [next((name for limit, name in _SIZES if total < limit), "n>1T")]
+    if "parquet" in settings.formats and total:
+        files = [{"split": name, "path": f"shards/parquet/{name}-*.parquet"} for name in splits]
+        front["configs"] = [{"config_name": "default", "data_files": files}]
+    return front
+
+
+def _opening(splits: Mapping[str, int], manifest: Mapping[str, Any]) -> str:
+    text = (
+        "Pairs for instruction-based image editing: source image, target box, instruction, edited image. Made with "
+        f"ugaf {escape(manifest['versions']['ugaf'])}, a data engine after the U-GAF pipeline of "
+        "FineEdit (arXiv 2604.10954)."
+    )
+    if not splits:
+        return f"{text}\n\n**No pair was kept**, so there are no shards; the funnel below shows where they went."
+    photographs = manifest["photographs"]
+    rows = [(name, pairs, photographs[name]) for name, pairs in splits.items()]
+    rows.append(("all", sum(splits.values()), sum(photographs.values())))
+    return f"{text} No photograph is in both splits.\n\n{_table(('Split', 'Pairs', 'Photographs'), rows)}"
+
+
+def _counts(heading: str, counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    rows = [(name, *(by.get(split, 0) for split in splits), sum(by.values())) for name, by in ordered]
+    return f"## {heading}\n\n{_table((heading, *splits, 'all'), rows)}"
+
+
+def _loading(settings: ExportSettings, splits: Mapping[str, int]) -> str:
+    if not splits:
+        return ""
+    first = next(iter(splits))
+    code = ["# from the folder of this card"]
+    if "parquet" in settings.formats:
+        code += ["import datasets", 'pairs = datasets.load_dataset(".")  # source and edited are decoded images', ""]
+        code += [
+            "import pandas",
+            f'table = pandas.read_parquet("shards/parquet", filters=[("split", "==", "{first}")])',
+        ]
+    if "webdataset" in settings.formats:
+        code += ["", "import glob, webdataset", f'tars = sorted(glob.glob("shards/webdataset/{first}-*.tar"))']
+        code += ['samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")']
+    return "## Loading\n\n```python\n" + "\n".join(code) + "\n```" if len(code) > 1 else ""
+
+
+def _funnel(view: RunView, manifest: Mapping[str, Any]) -> str:
+    head = ("Stage", "Rows", "Given", "Kept", "Rejected", "Failed", "Pending", "Reasons")
+    rows = []
+    for stage in view.funnel():
+        reasons = sorted({**stage.rejected, **stage.errors}.items(), key=lambda item: (-item[1], item[0]))
+        why = "; ".join(f"{reason}: {count}" for reason, count in reasons[:5])
+        why += f"; {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        rejected = sum(stage.rejected.values())
+        counts = (stage.given, stage.kept, rejected, stage.failed, stage.pending)
+        rows.append((stage.name, "photographs" if stage.level == "image" else "edits", *counts, why))
+    text = f"## Funnel\n\n{_table(head, rows)}"
+    if manifest["left_out"]:
+        left_out = "; ".join(f"{escape(reason)}: {count}" for reason, count in sorted(manifest["left_out"].items()))
+        text += f"\n\nKept, but left out of the shards: {left_out}."
+    return text
+
+
+def _thresholds(view: RunView) -> str:
+    rows = []
+    for stage in view.stages:
+        for column, rule in stage.keep.items():
+            bounds = ", ".join(f"{kind} {_shown(bound)}" for kind, bound in rule.items())
+            rows.append((stage.name, column, bounds))
+    return f"## Thresholds\n\n{_table(('Stage', 'Column', 'Kept where'), rows)}" if rows else ""
+
+
+def _columns(columns: Iterable[Column]) -> str:
+    rows = "\n".join(f"| `{column.name}` | `{type_name(column)}` | {column.description} |" for column in columns)
+    note = "Boxes are absolute pixels of `source`, [x1, y1, x2, y2], half-open."
+    return f"## Columns\n\n{note}\n\n| Column | Type | Meaning |\n|---|---|---|\n{rows}"
+
+
+def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:
+    document = {name: view.pipeline.document[name] for name in ("inputs", "seed") if name in view.pipeline.document}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    text = re.sub(r"(//)[^/@\s]+@", r"\1", text)  # user:password@ of a URL
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    versions = _table(("Package", "Version"), manifest["versions"].items())
+    return f"## How it was made\n\n{fence}yaml\n{text}{fence}\n\n{versions}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def _shown(bound: Any) -> str:
+    if isinstance(bound, list):
+        return ", ".join(map(str, bound))
+    return f"{bound:.6g}" if isinstance(bound, float) else str(bound)

@@ -1,0 +1,262 @@
+"""From a run's kept rows to the records of an export.
+
+`plan` reads only light columns: it fingerprints what would be written, so that an export with nothing new ends there.
+`Reader.records` reads the images, a few photographs at a time, and gives every pair with its source and target
+resolved. The order is that of the run's fragments; within one, a few photographs' edits at a time, by id: photographs
+lie together in the stored columns, and their edits should not all follow each other in a shard.
+
+Bytes are handed on as they are wherever any reader sees in them what ugaf saw. Where one that only decodes would not
+(EXIF rotation, CMYK, alpha, 16 bits: pixels or size would not fit the other image and the boxes), they become a PNG of
+exactly the pixels that the pipeline worked on, and the row says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ugaf import images, ingest
+from ugaf.export import columns as export_columns
+from ugaf.export import split
+from ugaf.export.columns import CORE_NAMES, Column
+from ugaf.export.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from ugaf.view import RunView
+
+VERSION = 1
+"""Raise it when the same rows give other files."""
+
+IMAGES = ("image", "source_image", "edited_image", "edit_mask", "change_mask")
+LIGHT = (
+    *("instruction", "task", "register", "target", "boxes", "bbox_edit", "params", "donor", "engine", "editor"),
+    *("writer", "detector", "verifier", "scorer", "caption", "sources"),
+)
+CHUNK_ROWS = 64
+"""Edits whose images are read at once, give or take those of one photograph: what an export holds in memory."""
+
+_CACHE_BYTES = 128_000_000
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An encoded image: its bytes, its extension ("jpg", "png", ...) and whether the bytes were made here."""
+
+    data: bytes
+    extension: str
+    reencoded: bool = False
+
+    def as_png(self) -> Blob:
+        """The same pixels as PNG."""
+        return self if self.extension == "png" else Blob(images.encode(images.decode(self.data)), "png", True)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pair to export. `values` has every column but the images; `edit_mask` and `change_mask` are 1-bit PNGs."""
+
+    id: str
+    split: str
+    source: Blob
+    edited: Blob
+    edit_mask: bytes | None
+    change_mask: bytes | None
+    values: dict[str, Any]
+
+    @property
+    def image_bytes(self) -> int:
+        return sum(len(data) for _, data in self.files())
+
+    def files(self) -> list[tuple[str, bytes]]:
+        """(extension, bytes) of each image, named as the tar members are: "source.jpg", "edit_mask.png", ..."""
+        pairs = [(f"source.{self.source.extension}", self.source.data)]
+        pairs.append((f"edited.{self.edited.extension}", self.edited.data))
+        masks = (("edit_mask.png", self.edit_mask), ("change_mask.png", self.change_mask))
+        return [*pairs, *((name, data) for name, data in masks if data is not None)]
+
+    def json(self) -> bytes:
+        """`values` as JSON with sorted keys; what is not a finite number is null."""
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in self.values.items()}
+        return json.dumps(finite, sort_keys=True, allow_nan=False).encode()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export would write: `fingerprint` covers the rows, their light values, the settings and the columns."""
+
+    fingerprint: str
+    columns: tuple[Column, ...]
+    rows: int
+
+
+def makes_pairs(view: RunView) -> bool:
+    """Whether the pipeline has edited images at all (one that stops after curation has none)."""
+    return "edited_image" in view.pipeline.providers
+
+
+def plan(view: RunView, settings: ExportSettings) -> Plan:
+    """Read the light columns of every kept pair, once."""
+    measures = [(stage.name, name) for stage in view.stages for name in stage.measures if name not in CORE_NAMES]
+    light = [name for name in LIGHT if name in view.pipeline.providers]
+    digest = hashlib.sha256()
+    rows, fractional, known = 0, set[str](), set[str]()
+    for table in view.rows("edit", [*light, *(name for _, name in measures)], kept=True):
+        for _, name in measures:
+            kind = table.schema.field(name).type
+            known |= {name} if not pa.types.is_null(kind) else set()
+            fractional |= {name} if not (pa.types.is_integer(kind) or pa.types.is_null(kind)) else set()
+        for batch in table.to_batches(max_chunksize=1024):
+            rows += batch.num_rows
+            for row in batch.to_pylist():
+                digest.update(json.dumps(row, sort_keys=True).encode())
+    columns = export_columns.with_measures(
+        (stage, name, name in known and name not in fractional) for stage, name in measures
+    )
+    content = {
+        "version": VERSION,
+        "settings": settings.model_dump(mode="json", exclude={"name", "license"}),
+        "stages": {stage.name: stage.fingerprint for stage in view.stages},
+        "columns": [(column.name, column.kind) for column in columns],
+        "rows": digest.hexdigest(),
+    }
+    return Plan(_hash(content), columns, rows)
+
+
+def nothing(view: RunView, settings: ExportSettings) -> Plan:
+    """The plan of a pipeline that makes no pairs."""
+    stages = {stage.name: stage.fingerprint for stage in view.stages}
+    content = {"version": VERSION, "stages": stages, "formats": settings.formats}
+    return Plan(_hash(content), export_columns.CORE, 0)
+
+
+class Reader:
+    """Gives the records of a view, always in the same order, and counts what it leaves out.
+
+    Attributes:
+        left_out: number of kept rows that are not exported, by reason.
+        unreadable: the first few rows with an image that could not be read, as (id, why).
+    """
+
+    def __init__(self, view: RunView, settings: ExportSettings, columns: Sequence[Column]) -> None:
+        self.view = view
+        self.settings = settings
+        self.measures = [column.name for column in columns if column.name not in CORE_NAMES]
+        self.columns = columns
+        self.left_out: Counter[str] = Counter()
+        self.unreadable: list[tuple[str, str]] = []
+        self._pngs = _PngCache(_CACHE_BYTES)
+
+    def records(self) -> Iterator[Record]:
+        """Every kept pair that has a split and readable images."""
+        self.left_out.clear()
+        self.unreadable.clear()
+        light = [name for name in LIGHT if name in self.view.pipeline.providers]
+        tables = self.view.rows("edit", [*light, *self.measures], kept=True)
+        for fragment, table in zip(self.view.fragments, tables, strict=True):
+            for chunk in chunks(table.to_pylist(), CHUNK_ROWS):
+                self._load(fragment, chunk)
+                for row in chunk:
+                    record = self._record(row)
+                    if record is not None:
+                        yield record
+
+    def _load(self, fragment: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Put the image columns into the rows: those of the photograph by its id, the others by the edit's."""
+        pipeline = self.view.pipeline
+        present = [name for name in IMAGES if name in pipeline.providers]
+        base = [name for name in present if pipeline.is_base_column(name)]
+        own = [name for name in present if name not in base]
+        ids = [row["id"] for row in rows]
+        owners = [row.get("parent") or row["id"] for row in rows]
+        photographs = self.view.values(fragment, base, sorted(set(owners)))
+        edits = self.view.values(fragment, own, ids) if own else {}
+        for row, owner in zip(rows, owners, strict=True):
+            row.update(photographs[owner])
+            row.update(edits.get(row["id"], {}))
+
+    def _record(self, row: dict[str, Any]) -> Record | None:
+        # A pair that came from elsewhere has no photograph of its own in the run: its source's bytes stand for it.
+        of_source = self.view.pipeline.is_pairs
+        image_id = ingest.image_id(row["image"] or b"") if of_source else row["parent"]
+        side = split.of_edit(image_id, row.get("donor"), self.settings.validation)
+        if side is None:
+            self.left_out["donor in the other split"] += 1
+            return None
+        try:
+            source, edited = self._pair(row, image_id)
+            info = images.probe(source.data)
+        except images.ImageError as error:
+            self.left_out["unreadable image"] += 1
+            if len(self.unreadable) < 20:
+                self.unreadable.append((row["id"], str(error)))
+            return None
+        values = self._values(row)
+        values |= {"image_id": image_id, "split": side, "width": info.width, "height": info.height}
+        values |= {"source_reencoded": source.reencoded, "edited_reencoded": edited.reencoded}
+        return Record(row["id"], side, source, edited, row.get("edit_mask"), row.get("change_mask"), values)
+
+    def _pair(self, row: dict[str, Any], image_id: str) -> tuple[Blob, Blob]:
+        """Source and target; null stands for the photograph (an inverted edit's target is the photograph)."""
+        own = {name: row.get(name) for name in ("source_image", "edited_image")}
+        if own["source_image"] is None and own["edited_image"] is None:
+            raise images.ImageError("the row has neither a source_image nor an edited_image")
+        blobs = [self._blob(data if data is not None else row["image"] or b"", image_id) for data in own.values()]
+        return blobs[0], blobs[1]
+
+    def _blob(self, data: bytes, image_id: str) -> Blob:
+        info = images.probe(data)
+        if info.plain:
+            return Blob(data, _EXTENSIONS.get(info.format, info.format.lower()))
+        return Blob(self._pngs.get(data, image_id), "png", reencoded=True)
+
+    def _values(self, row: dict[str, Any]) -> dict[str, Any]:
+        boxes = row.get("boxes") or []
+        values = {column.name: row.get(column.name) for column in self.columns if not column.is_image}
+        return values | {"boxes": boxes, "bbox": boxes[0] if boxes else None}
+
+
+def chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows of one fragment, whole photographs together, a chunk as soon as it has `size` rows; sorted by id in each."""
+    chunk: list[dict[str, Any]] = []
+    ordered = sorted(rows, key=lambda row: (row.get("parent") or row["id"], row["id"]))
+    for _, edits in groupby(ordered, key=lambda row: row.get("parent") or row["id"]):
+        chunk += edits
+        if len(chunk) >= size:
+            yield sorted(chunk, key=lambda row: row["id"])
+            chunk = []
+    if chunk:
+        yield sorted(chunk, key=lambda row: row["id"])
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _PngCache:
+    """PNGs of photographs that many edits share, the least recently used ones dropped."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._entries: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def get(self, data: bytes, image_id: str) -> bytes:
+        key = (image_id, hash(data))
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        png = images.encode(images.decode(data))
+        self._entries[key] = png
+        self._used += len(png)
+        while self._used > self._limit and len(self._entries) > 1:
+            self._used -= len(self._entries.popitem(last=False)[1])
+        return png

@@ -1,0 +1,61 @@
+"""What a pipeline's `inputs:` may say: where the photographs, or the edit pairs, come from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ugaf.errors import nearest
+from ugaf.stage import Settings
+
+Kind = Literal["auto", "images", "webdataset", "parquet", "pairs"]
+ROLES = ("image", "caption", "source", "edited", "instruction", "task", "boxes", "reference", "engine", "id")
+
+
+class InputSettings(Settings):
+    """One input; in YAML a plain string stands for `{path: string}`."""
+
+    path: str = Field(
+        min_length=1,
+        description="file, folder, glob or URL of images, tars, Parquet or pair sets; sample:// for bundled ones",
+    )
+    kind: Kind = Field(
+        "auto",
+        description="what the path holds; auto decides by file names and columns",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=f"our names ({', '.join(ROLES)}) to the file's columns, where they are not recognised",
+    )
+    root: str | None = Field(
+        None,
+        description="folder that image paths in a pair set or Parquet file start from; default: the file's own",
+    )
+    limit: int | None = Field(None, ge=1, description="take only this many, in listing order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, columns: dict[str, str]) -> dict[str, str]:
+        for role in columns:
+            if role not in ROLES:
+                raise ValueError(f"unknown name {role!r}{nearest(role, ROLES)}")
+        return columns
+
+    @property
+    def is_pairs(self) -> bool:
+        """True if its rows are edit pairs, False if photographs. `kind: auto` looks at the file or folder.
+
+        What is not there counts by its name alone, so that a finished run can be looked at without its inputs;
+        `list_sources` is what reports it.
+        """
+        if self.kind != "auto":
+            return self.kind == "pairs"
+        from ugaf.ingest.detect import holds_pairs
+
+        return holds_pairs(self)

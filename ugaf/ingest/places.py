@@ -1,0 +1,249 @@
+"""Where files are: opening, naming, walking and globbing on a local disk or any pyarrow / fsspec file system."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ugaf.ingest.sources import SourceError
+from ugaf.storage import open_filesystem
+
+_MAGIC = re.compile(r"[*?\[]")
+_REMOTE_BUFFER = 4 << 20
+_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+InfoKind = Literal["file", "folder", "missing", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What stands at a place. size: bytes; mtime_ns: last change; None where a file system does not tell."""
+
+    kind: InfoKind
+    size: int | None = None
+    mtime_ns: int | None = None
+
+    @property
+    def version(self) -> str:
+        """What changes when the file does."""
+        return "-".join("" if value is None else str(value) for value in (self.size, self.mtime_ns))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path on a file system. `base` is a URL that opens the file system; "" is the local disk."""
+
+    base: str
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        filesystem, path = open_filesystem(url)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            return cls("", path)
+        return cls(url, path)
+
+    @classmethod
+    def from_locator(cls, locator: dict[str, Any], uri: str) -> Place:
+        return cls(locator.get("base", ""), locator.get("path", uri))
+
+    def locator(self) -> dict[str, str]:
+        """What a source's locator keeps to find the place again; a local file's uri is enough."""
+        if self.base:
+            return {"base": self.base, "path": self.path}
+        return {"path": self.path} if not _is_utf8(self.path) else {}
+
+    @property
+    def uri(self) -> str:
+        """The place for people and as identity: no credentials, no options."""
+        if not self.base or "://" in self.path:
+            return self.path
+        scheme = self.base.partition("://")[0]
+        return f"{scheme}://{self.path.lstrip('/')}"
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return _filesystem(self.base)
+
+    @property
+    def is_remote(self) -> bool:
+        return bool(self.base)
+
+    def parent(self) -> Place:
+        return replace(self, path=self.path.rstrip("/").rpartition("/")[0] or "/")
+
+    def child(self, name: str) -> Place:
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}" if self.path else name)
+
+    def resolve(self, cell: str) -> Place:
+        """A path as written in a file of this folder: relative to it, absolute, or a URL of its own."""
+        if _SCHEME.match(cell) or os.path.isabs(cell):
+            return Place.of(cell)
+        if not self.base:
+            return Place("", os.path.normpath(os.path.join(self.path, cell)))
+        if "://" in self.path:
+            return self.child(cell.removeprefix("./"))
+        return replace(self, path=posixpath.normpath(posixpath.join(self.path, cell)))
+
+    def info(self) -> Info:
+        """What is there now. Raises OSError if the file system cannot tell."""
+        if not self.base:
+            return _stat(self.path)
+        return _from_arrow(self.filesystem.get_file_info(self.path))
+
+    def open(self) -> BinaryIO:
+        """The file for random access, with a buffer that spares object stores many small reads."""
+        if not self.base:
+            return open(self.path, "rb")
+        return io.BufferedReader(self.filesystem.open_input_file(self.path), _REMOTE_BUFFER)
+
+    def open_native(self) -> pa.NativeFile:
+        """The file for random access by Arrow's own readers."""
+        if not self.base and not _is_utf8(self.path):
+            return pa.PythonFile(open(self.path, "rb"), "r")
+        return self.filesystem.open_input_file(self.path)
+
+    def stream(self) -> BinaryIO:
+        """The file from its start, decompressed if its name says .gz, .bz2 or .zst."""
+        codec = _CODECS.get(self.name.lower().rpartition(".")[2])
+        if not self.base and codec is None:
+            return open(self.path, "rb")
+        raw = self.open_native()
+        return io.BufferedReader(pa.CompressedInputStream(raw, codec) if codec else raw, 1 << 20)
+
+    def read(self, limit: int) -> bytes:
+        """The whole file. Raises SourceError for one of more than `limit` bytes."""
+        with self.open() as file:
+            size = file.seek(0, io.SEEK_END)
+            if size > limit:
+                raise SourceError(f"file of {size} bytes is over the limit of {limit} bytes for one image")
+            file.seek(0)
+            return file.read()
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(base: str) -> pafs.FileSystem:
+    return open_filesystem(base)[0] if base else pafs.LocalFileSystem()
+
+
+def list_folder(place: Place) -> list[tuple[Place, Info]]:
+    """A folder's visible entries by name. One listing; raises OSError."""
+    if not place.base:
+        names = sorted(name for name in os.listdir(place.path) if not name.startswith("."))
+        return [(child, _stat(child.path)) for child in map(place.child, names)]
+    infos = place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=False))
+    visible = (info for info in infos if not info.base_name.startswith("."))
+    ordered = sorted(visible, key=lambda info: info.base_name)
+    return [(place.child(info.base_name), _from_arrow(info)) for info in ordered]
+
+
+def _stat(path: str) -> Info:
+    # Not Arrow's: it refuses every name of a folder that holds one name that is not UTF-8.
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Info("missing")
+    except OSError:
+        return Info("other")
+    if stat.S_ISDIR(found.st_mode):
+        return Info("folder")
+    kind: InfoKind = "file" if stat.S_ISREG(found.st_mode) else "other"
+    return Info(kind, found.st_size, found.st_mtime_ns)
+
+
+def _from_arrow(info: pafs.FileInfo) -> Info:
+    kinds: dict[pafs.FileType, InfoKind] = {
+        pafs.FileType.File: "file",
+        pafs.FileType.Directory: "folder",
+        pafs.FileType.NotFound: "missing",
+    }
+    return Info(kinds.get(info.type, "other"), info.size, info.mtime_ns)
+
+
+Found = tuple[Place, Info | OSError]
+
+
+def walk(folder: Place, depth: int | None = None, _above: frozenset[str] = frozenset()) -> Iterator[Found]:
+    """Every file below a folder, by name, folder by folder (memory: the largest folder), hidden ones left out.
+
+    A subfolder that cannot be listed comes as (folder, the error). Folders that link back to one they are in are not
+    entered again. `depth` 0 is the folder alone; at that depth, its subfolders come as they are.
+    """
+    try:
+        entries = list_folder(folder)
+    except OSError as error:
+        yield folder, error
+        return
+    above = _above if folder.is_remote else _above | {os.path.realpath(folder.path)}
+    for place, info in entries:
+        if info.kind != "folder" or depth == 0:
+            yield place, info
+        elif folder.is_remote or os.path.realpath(place.path) not in above:
+            yield from walk(place, None if depth is None else depth - 1, above)
+
+
+def split_glob(url: str) -> tuple[str, str] | None:
+    """("folder", "pattern below it") of a path with *, ? or [...]; None for a plain path.
+
+    In a URL, ? starts its options, so only * and [...] are patterns there.
+    """
+    head, options = url, ""
+    if _SCHEME.match(url):
+        head, mark, rest = url.partition("?")
+        options = mark + rest
+    match = _MAGIC.search(head)
+    if match is None:
+        return None
+    folder, _, _ = head[: match.start()].rpartition("/")
+    pattern = head[len(folder) :].lstrip("/")
+    if not folder:
+        folder = "/" if head.startswith("/") else "."
+    return folder + options, pattern
+
+
+def glob(folder: Place, pattern: str) -> Iterator[Found]:
+    """Files that match, and the files below folders that match, in the order of `walk`. `**` is any folders."""
+    parts = pattern.strip("/").split("/")
+    depth = None if "**" in parts else len(parts) - 1
+    start = len(folder.path.rstrip("/")) + 1
+    for place, info in walk(folder, depth):
+        if isinstance(info, OSError):
+            yield place, info
+        elif _matches(place.path[start:].split("/"), parts):
+            if info.kind == "folder":
+                yield from walk(place)
+            else:
+                yield place, info
+
+
+def _matches(names: list[str], parts: list[str]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_matches(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""Parquet files: one source a row, addressed by row group and row, found from the footer alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ugaf.errors import ConfigError
+from ugaf.ingest.inputs import InputSettings
+from ugaf.ingest.places import Info, Place
+from ugaf.ingest.schemas import image_columns, pair_columns
+from ugaf.ingest.sources import SourceError, SourceRef
+
+_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns that ingest reads of a table (our name -> the file's), and what its rows are."""
+
+    columns: dict[str, str]
+    is_pairs: bool
+
+
+def table_columns(place: Place, settings: InputSettings) -> TableColumns:
+    """The columns that ingest reads of a Parquet file. Raises ConfigError if there is neither an image nor a pair,
+    OSError or ArrowInvalid if it cannot be read."""
+    with place.open_native() as file:
+        return _recognise(pq.ParquetFile(file).schema_arrow, settings, f"input {place.uri!r}")
+
+
+def list_table(place: Place, info: Info, settings: InputSettings, pairs: bool | None = None) -> Iterator[SourceRef]:
+    """A source for each row of a file. One that cannot be read as Parquet is one broken source.
+
+    Raises ConfigError if it lacks the columns, or if it holds pairs where photographs are expected or the reverse.
+    """
+    try:
+        with place.open_native() as file:
+            parquet = pq.ParquetFile(file)
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        unreadable = SourceError(f"not a readable Parquet file: {error}")
+        yield SourceRef.broken(place.uri, "", info.version, "parquet", unreadable)
+        return
+    found = _recognise(schema, settings, f"input {place.uri!r}")
+    if pairs is not None and found.is_pairs != pairs:
+        raise ConfigError(
+            f"input {settings.path!r}: {place.uri} holds {'edit pairs' if found.is_pairs else 'photographs'}, the "
+            f"input {'edit pairs' if pairs else 'photographs'}: give it an input and a run of its own, or set `kind`"
+        )
+    locator: dict[str, Any] = {**place.locator(), "columns": found.columns}
+    if found.is_pairs:
+        locator["pair"] = True
+    if settings.root:
+        locator["root"] = settings.root
+    number = 0
+    for group in range(metadata.num_row_groups):
+        for row in range(metadata.row_group(group).num_rows):
+            number += 1
+            member = {**locator, "group": group, "row": row}
+            yield SourceRef.of(place.uri, str(number), info.version, "parquet", member)
+
+
+def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The wanted rows (ascending) of a row group, in order, each a dict. Reads the group once, a few rows at a time."""
+    with place.open_native() as file:
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        if group >= parquet.num_row_groups:
+            raise SourceError("the file has changed since it was listed: run again")
+        rows = iter(wanted)
+        row = next(rows, None)
+        start = 0
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(dict.fromkeys(columns))):
+            while row is not None and row < start + batch.num_rows:
+                yield {name: batch.column(name)[row - start].as_py() for name in batch.schema.names}
+                row = next(rows, None)
+            if row is None:
+                return
+            start += batch.num_rows
+        raise SourceError("the file has changed since it was listed: run again")
+
+
+def _recognise(schema: pa.Schema, settings: InputSettings, where: str) -> TableColumns:
+    if settings.kind in ("auto", "pairs"):
+        columns = pair_columns(schema.names, settings.columns, where)
+        if columns is not None:
+            return TableColumns(columns, True)
+        if settings.kind == "pairs":
+            raise ConfigError(
+                f"{where}: its columns are of no known set of edit pairs; name them with columns: {{source: NAME, "
+                f"edited: NAME, instruction: NAME}}; found: {', '.join(schema.names)}"
+            )
+    return TableColumns(image_columns(_image_candidates(schema), schema.names, settings.columns, where), False)
+
+
+def _image_candidates(schema: pa.Schema) -> list[str]:
+    """Columns that can hold images: those that Hugging Face marks, else {bytes, path} structs, else binary ones.
+
+    A column of strings counts (as paths) only under a usual name, and only where nothing else can be the image.
+    """
+    marked = [name for name in _hugging_face_images(schema) if name in schema.names]
+    structs = [field.name for field in schema if pa.types.is_struct(field.type) and _is_image_struct(field.type)]
+    binary = [field.name for field in schema if _is_binary(field.type)]
+    paths = [name for name in ("image", "img", "photo", "image_path", "file_name", "path") if name in schema.names]
+    return marked or structs or binary or paths[:1]
+
+
+def _hugging_face_images(schema: pa.Schema) -> list[str]:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return []
+
+
+def _is_image_struct(type: pa.StructType) -> bool:
+    return type.get_field_index("bytes") >= 0 and _is_binary(type.field("bytes").type)
+
+
+def _is_binary(type: pa.DataType) -> bool:
+    return pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_fixed_size_binary(type)

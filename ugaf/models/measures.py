@@ -1,0 +1,54 @@
+"""The embedded scorer: quality from measurements, no model.
+
+It measures flaws that arithmetic can see (seams, block grids, clipping, noise, lost sharpness) and knows nothing of
+plausibility, anatomy or meaning. Its `quality` is comparable within a run, not with a vision-language model's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ugaf import quality
+from ugaf.models.scorer import Pair
+from ugaf.stage import Failure
+
+SMOOTH_TASKS = frozenset({"style", "background", "tone"})
+"""Tasks whose result may rightly be smoother than its source inside the change (oil paint, a blurred backdrop)."""
+
+
+class MeasureScorer:
+    """Engine "measures": quality = 10 (1 - artifacts)(1 - seams) 2^-sharpness_loss.
+
+    See `ugaf.quality` for each term. Seams are not counted where the change covers over 90 % of the image.
+    """
+
+    name: ClassVar[str] = "measures"
+    version: ClassVar[int] = 1
+
+    class Settings(BaseModel):
+        """The embedded scorer has no settings."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, settings: MeasureScorer.Settings | None = None) -> None:
+        self.settings = settings or MeasureScorer.Settings()
+
+    def score(self, pairs: Sequence[Pair]) -> list[Mapping[str, float] | Failure]:
+        results: list[Mapping[str, float] | Failure] = []
+        for pair in pairs:
+            try:
+                results.append(self._one(pair))
+            except Exception as error:
+                results.append(Failure.of(error))
+        return results
+
+    def _one(self, pair: Pair) -> Mapping[str, float]:
+        before, after = quality.lightness(pair.source), quality.lightness(pair.edited)
+        flaws = quality.artifacts(pair.source, pair.edited, (before, after), pair.mask)
+        seams = quality.seams(before, after, pair.mask) if pair.mask.mean() <= 0.9 else 0.0
+        loss = quality.sharpness_loss(before, after, pair.mask, pair.task not in SMOOTH_TASKS)
+        total = 10 * (1 - flaws) * (1 - seams) * 2.0**-loss
+        return {"quality": total, "artifacts": flaws, "seams": seams, "sharpness_loss": loss}

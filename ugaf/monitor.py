@@ -1,0 +1,93 @@
+"""What must live outside the workers' processes: the journal of rows in hand, and the counts of progress.
+
+`Monitor` is plain Python; the engine runs it as a Ray actor, and inline runs and tests use it as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ugaf.worker import Blame
+
+
+class Monitor:
+    """Journal and counters of one session (one driver). A new session starts with an empty journal, so that rows in
+    hand when a driver was killed are not blamed for it."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+        self._suspects: dict[tuple[str, str], set[str]] = {}
+        self._deaths: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
+        self._counts: dict[str, Counter[str]] = {}
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, chain: str, fragment: str) -> Blame:
+        """A worker starts on a fragment. If it was being worked on already, that worker died: blame what it held."""
+        key = (chain, fragment)
+        held = self._open.get(key)
+        if held is not None:
+            stage, ids = held
+            if stage and len(ids) == 1:
+                self._deaths.setdefault(key, Counter())[stage, ids[0]] += 1
+            else:
+                self._suspects.setdefault(key, set()).update(ids)
+        self._open[key] = ("", ())
+        return Blame(frozenset(self._suspects.get(key, ())), dict(self._deaths.get(key, {})))
+
+    def begin(self, chain: str, fragment: str, stage: str, ids: Sequence[str]) -> None:
+        """The worker is about to touch these rows; with a stage, exactly one row alone."""
+        self._open[chain, fragment] = (stage, tuple(ids))
+
+    def leave(self, chain: str, fragment: str) -> None:
+        """All that was pending is committed."""
+        for record in (self._open, self._suspects, self._deaths):
+            record.pop((chain, fragment), None)
+
+    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+        self._counts.setdefault(stage, Counter()).update(counts)
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Rows done in this session by stage: counts by verdict, and seconds of work."""
+        return {stage: {**counts, "seconds": self._seconds[stage]} for stage, counts in self._counts.items()}
+
+
+class BatchedJournal:
+    """A worker's end of a Monitor actor: the journal at once and acknowledged, the counts a few times a second."""
+
+    def __init__(self, actor: Any, every: float = 0.5) -> None:
+        self._actor = actor
+        self._every = every
+        self._sent = time.monotonic()
+        self._waiting: dict[str, tuple[Counter[str], float]] = {}
+
+    def enter(self, chain: str, fragment: str) -> Blame:
+        return self._call("enter", chain, fragment)
+
+    def begin(self, chain: str, fragment: str, stage: str, ids: Sequence[str]) -> None:
+        self._call("begin", chain, fragment, stage, list(ids))
+
+    def leave(self, chain: str, fragment: str) -> None:
+        self._flush()
+        self._call("leave", chain, fragment)
+
+    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+        total, spent = self._waiting.get(stage, (Counter(), 0.0))
+        total.update(counts)
+        self._waiting[stage] = (total, spent + seconds)
+        if time.monotonic() - self._sent > self._every:
+            self._flush()
+
+    def _flush(self) -> None:
+        for stage, (counts, seconds) in self._waiting.items():
+            self._actor.progress.remote(stage, dict(counts), seconds)
+        self._waiting = {}
+        self._sent = time.monotonic()
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._actor, method).remote(*arguments))

@@ -1,0 +1,181 @@
+"""The gallery's cards: sampled rows with all their columns, boxes, and two thumbnails each.
+
+A pair's images follow the columns' convention: a null `source_image` (or `edited_image`) means that the photograph
+itself is the pair's source (or target); both null means that the edit was not made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ugaf.report import thumbnails
+from ugaf.report.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from ugaf.view import RunView
+
+IMAGES = ("image", "source_image", "edited_image")
+MAX_TEXT = 2000
+MAX_ITEMS = 50
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to read of one level: the ids to show, its schema, and from how many rows they were drawn."""
+
+    level: str
+    ids: list[str]
+    schema: pa.Schema
+    total: int
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """A stage's columns, which of them are measures (numeric), and the level of the rows that have them."""
+
+    stage: str
+    level: str
+    columns: list[str]
+    measures: list[str]
+    keep: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class Card:
+    """One row of the gallery.
+
+    Attributes:
+        kind: "pair" or "photograph".
+        rule: the rule or error type behind `reason`, as the table of reasons names it.
+        width, height: the source image's size in pixels, in which the boxes are given.
+        source, edited: names of thumbnails, or None with the reason in `source_note` and `edited_note`.
+        values: the row's columns that have a value, as JSON values.
+    """
+
+    id: str
+    kind: str
+    status: str
+    stage: str
+    reason: str
+    rule: str
+    width: int = 0
+    height: int = 0
+    source: str | None = None
+    source_note: str = ""
+    edited: str | None = None
+    edited_note: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards, their images by name, the columns they can have, and by kind the rows that they were drawn from."""
+
+    cards: list[Card]
+    images: Mapping[str, thumbnails.Thumbnail]
+    groups: list[ColumnGroup]
+    drawn_from: Mapping[str, int]
+
+
+def read(
+    view: RunView,
+    groups: list[ColumnGroup],
+    sources: Sequence[Source],
+    rule_of: Callable[[str, str], str],
+) -> Gallery:
+    """Read the sampled rows and make their thumbnails, fragment by fragment."""
+    expected = sum(len(source.ids) * (2 if source.level == "edit" else 1) for source in sources)
+    images = Thumbnails(thumbnails.side_for(expected))
+    cards: list[Card] = []
+    for source in sources:
+        light = [name for name in source.schema.names if not _heavy(source.schema.field(name).type)]
+        light = [name for name in light if name not in ("id", "parent", "status", "stage", "reason")]
+        pixels = [name for name in IMAGES if name in source.schema.names or name == "image"]
+        found: dict[str, Card] = {}
+        for table in view.rows(source.level, columns=[*light, *pixels], ids=set(source.ids)):
+            for row in _with_images(table, pixels, images):
+                card = _card(row, source.level, light, rule_of)
+                _attach(card, row, images)
+                found[card.id] = card
+        cards.extend(found[id] for id in source.ids if id in found)
+    images.shrink()
+    kinds = {"edit": "pair", "image": "photograph"}
+    return Gallery(cards, images.made, groups, {kinds[source.level]: source.total for source in sources})
+
+
+def _with_images(table: pa.Table, pixels: Sequence[str], images: Thumbnails) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_pylist()
+    images.add(row[name] for row in rows for name in pixels if row.get(name))
+    return rows
+
+
+def _card(row: Mapping[str, Any], level: str, columns: Sequence[str], rule_of: Callable[[str, str], str]) -> Card:
+    stage, reason, status = row["stage"] or "", row["reason"] or "", row["status"]
+    values = {name: plain(row[name]) for name in columns if row.get(name) is not None}
+    if row.get("parent"):
+        values["parent"] = row["parent"]
+    return Card(
+        id=row["id"],
+        kind="pair" if level == "edit" else "photograph",
+        status=status,
+        stage=stage,
+        reason=clip(reason),
+        rule="" if status in ("kept", "pending") else rule_of(stage, reason),
+        values=values,
+    )
+
+
+def _attach(card: Card, row: Mapping[str, Any], images: Thumbnails) -> None:
+    """Name the card's thumbnails, or say why there is none."""
+    photo, made_source, made_edited = (row.get(name) for name in IMAGES)
+    card.source, card.source_note = _named(made_source or photo, images)
+    if card.kind == "pair":
+        if made_source or made_edited:
+            card.edited, card.edited_note = _named(made_edited or photo, images)
+        else:
+            card.edited_note = "not edited: the row did not get as far"
+    if card.source is not None:
+        card.width, card.height = images.made[card.source].width, images.made[card.source].height
+    else:
+        card.width, card.height = int(row.get("width") or 0), int(row.get("height") or 0)
+
+
+def _named(blob: bytes | None, images: Thumbnails) -> tuple[str | None, str]:
+    if not blob:
+        return None, "no image bytes"
+    name = thumbnails.key(blob)
+    return (name, "") if name in images.made else (None, clip(images.failed[name]))
+
+
+def _heavy(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes somewhere (images, masks)."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return True
+    return any(_heavy(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON takes it: short, floats to 6 significant digits, NaN and infinities as text."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        more = [f"… {len(value) - MAX_ITEMS} more"] if len(value) > MAX_ITEMS else []
+        return [plain(inner) for inner in value[:MAX_ITEMS]] + more
+    return clip(str(value))
+
+
+def clip(text: str) -> str:
+    """The text, cut at MAX_TEXT characters with a mark."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

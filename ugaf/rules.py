@@ -1,0 +1,145 @@
+"""Keep rules: which measured rows stay in.
+
+Stages measure and never drop; a rule decides at read time, as a pure function of a measured column, so that changing
+a threshold recomputes nothing. A pipeline writes them by column::
+
+    keep:
+      rgb_entropy: {min: 5.5}
+      saturation: {min_quantile: 0.02, max_quantile: 0.98}
+      screen: {one_of: [ok]}
+
+The first rule that a row breaks is its reason. A missing value (null) breaks no rule; NaN breaks every bound.
+Quantile rules become `min` and `max` by `fit`, on the values of the run itself (linear interpolation, as numpy's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pat
+
+from ugaf.errors import ConfigError, nearest
+
+_NUMERIC = ("min", "max", "min_quantile", "max_quantile")
+_ANY = ("equals", "one_of", "none_of")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One bound on one column. `bound` is the number (or list of values); `quantile` what it was fitted from."""
+
+    column: str
+    kind: str
+    bound: Any
+    quantile: float | None = None
+
+    @property
+    def needs_fit(self) -> bool:
+        return self.kind.endswith("_quantile")
+
+    @property
+    def key(self) -> str:
+        """The rule as a reason without the row's value: `rgb_entropy < 5.5`."""
+        return f"{self.column} {self._failing()}"
+
+    def text(self, value: Any) -> str:
+        """The reason with the row's value: `rgb_entropy 3.1 < 5.5`."""
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{self.column} {shown} {self._failing()}"
+
+    def broken(self, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+        """bool (n,): True where the value breaks the rule."""
+        if self.needs_fit:
+            raise ValueError(f"the quantile rule on {self.column} has not been fitted")
+        if self.kind in ("min", "max"):
+            numbers, missing = _numbers(values)
+            within = numbers >= self.bound if self.kind == "min" else numbers <= self.bound
+            return ~within & ~missing
+        listed = self.bound if self.kind != "equals" else [self.bound]
+        present = np.array([value is not None for value in values.to_pylist()], dtype=bool)
+        inside = np.array([value in listed for value in values.to_pylist()], dtype=bool)
+        return present & (inside if self.kind == "none_of" else ~inside)
+
+    def fitted(self, values: np.ndarray) -> Rule:
+        """The same rule with its bound taken from the values (nulls and NaN left out)."""
+        finite = values[np.isfinite(values)]
+        kind = self.kind.removesuffix("_quantile")
+        if not len(finite):
+            return replace(self, kind=kind, bound=-np.inf if kind == "min" else np.inf, quantile=self.bound)
+        return replace(self, kind=kind, bound=float(np.quantile(finite, self.bound)), quantile=self.bound)
+
+    def _failing(self) -> str:
+        quantile = "" if self.quantile is None else f" (quantile {self.quantile:g})"
+        if self.kind in ("min", "min_quantile"):
+            return f"< {_shown(self.bound)}{quantile}"
+        if self.kind in ("max", "max_quantile"):
+            return f"> {_shown(self.bound)}{quantile}"
+        if self.kind == "equals":
+            return f"is not {self.bound}"
+        return f"is {'not ' if self.kind == 'one_of' else ''}one of {', '.join(map(str, self.bound))}"
+
+
+def parse(keep: Mapping[str, Any], schema: pa.Schema, where: str) -> tuple[Rule, ...]:
+    """The rules of one stage, checked against its columns. Raises ConfigError naming the setting."""
+    rules: list[Rule] = []
+    for column, bounds in keep.items():
+        setting = f"{where}.keep.{column}"
+        if column not in schema.names:
+            raise ConfigError(f"{setting}: the stage writes no such column{nearest(column, schema.names)}")
+        if bounds is None:
+            continue
+        if not isinstance(bounds, Mapping):
+            raise ConfigError(f"{setting}: write bounds such as {{min: 5.5}} (got {bounds!r})")
+        field = schema.field(column)
+        for kind in sorted(bounds, key=lambda k: [*_NUMERIC, *_ANY].index(k) if k in (*_NUMERIC, *_ANY) else 99):
+            if bounds[kind] is not None:
+                rules.append(_rule(column, kind, bounds[kind], field.type, f"{setting}.{kind}"))
+    return tuple(rules)
+
+
+def judge(rules: Sequence[Rule], table: pa.Table) -> np.ndarray:
+    """The first rule that each row breaks: int16 (n,), -1 for none."""
+    first = np.full(table.num_rows, -1, dtype=np.int16)
+    for number, rule in enumerate(rules):
+        first[rule.broken(table.column(rule.column)) & (first < 0)] = number
+    return first
+
+
+def describe(rules: Sequence[Rule]) -> dict[str, dict[str, Any]]:
+    """Rules by column, as a pipeline writes them, fitted quantiles beside their numbers."""
+    out: dict[str, dict[str, Any]] = {}
+    for rule in rules:
+        entry = out.setdefault(rule.column, {})
+        entry[rule.kind] = rule.bound
+        if rule.quantile is not None:
+            entry[f"{rule.kind}_quantile"] = rule.quantile
+    return out
+
+
+def _rule(column: str, kind: str, bound: Any, type: pa.DataType, where: str) -> Rule:
+    if kind not in (*_NUMERIC, *_ANY):
+        raise ConfigError(f"{where}: unknown kind of rule{nearest(kind, [*_NUMERIC, *_ANY])}")
+    if kind in _NUMERIC:
+        if not (pat.is_integer(type) or pat.is_floating(type)):
+            raise ConfigError(f"{where}: the column is {type}, so use {', '.join(_ANY)}")
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise ConfigError(f"{where}: expected a number (got {bound!r})")
+        if kind.endswith("_quantile") and not 0 <= bound <= 1:
+            raise ConfigError(f"{where}: a quantile lies in 0..1 (got {bound!r})")
+    if kind in ("one_of", "none_of") and not isinstance(bound, list):
+        raise ConfigError(f"{where}: expected a list (got {bound!r})")
+    return Rule(column, kind, bound)
+
+
+def _numbers(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    missing = np.asarray(array.is_null())
+    return array.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False), missing
+
+
+def _shown(bound: Any) -> str:
+    return f"{bound:.6g}" if isinstance(bound, float) else str(bound)

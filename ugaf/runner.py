@@ -1,0 +1,181 @@
+"""One run from beginning to end: cut fragments, run what is pending segment by segment, write shards and report.
+
+Resuming after a crash, adding photographs and loosening a threshold are this same function: it does what is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ugaf import __version__, rules
+from ugaf.columns import SOURCES, Columns
+from ugaf.config import INGEST, Pipeline
+from ugaf.engine import RayEngine, run_inline
+from ugaf.errors import ConfigError
+from ugaf.ingest import SourceRef, list_sources
+from ugaf.plan import Group, segments
+from ugaf.storage import Storage, parquet_bytes
+from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge, load_sources
+from ugaf.view import RUN_FILE
+from ugaf.worker import Task
+
+PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "ray", "scikit-image", "scipy")
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks of one call. first, last: stages to run, by name (both given for a single stage)."""
+
+    first: str | None = None
+    last: str | None = None
+    retry_failed: bool = False
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentWork:
+    """What a segment would do: fragments with something pending (and their duplicate ids), the groups that it takes,
+    and rows pending by stage as far as can be known before the stages before them have run."""
+
+    groups: list[Group]
+    fragments: dict[str, list[str]]
+    pending: dict[str, int]
+
+
+def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
+    """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
+    storage = Storage(pipeline.output)
+    columns = Columns(storage, pipeline)
+    added = cut(columns)
+    if added:
+        notify(f"{added} new sources")
+    save_record(columns, {})
+    with ExitStack() as stack:
+        engine: RayEngine | None = None
+        for groups in segments(pipeline):
+            work = pending_work(columns, groups, options)
+            if not work.fragments or not work.groups:
+                continue
+            fits = fit(columns, columns.fragments(), duplicates(columns, columns.fragments()))
+            make_task = _task_maker(columns, fits, options)
+            if pipeline.settings.engine.executor == "inline":
+                run_inline(work.groups, make_task, work.fragments)
+                continue
+            if engine is None:
+                engine = stack.enter_context(RayEngine(options.address))
+            engine.run(work.groups, make_task, work.fragments, pipeline.settings.engine.workers, progress)
+    save_record(columns, fit(columns, columns.fragments(), duplicates(columns, columns.fragments())))
+
+
+def new_sources(columns: Columns) -> Iterator[SourceRef]:
+    """Sources of the inputs that no fragment has: known is the same place in the same version."""
+    known: set[tuple[str, str]] = set()
+    for fragment in columns.fragments():
+        known.update((ref.key, ref.version) for ref in load_sources(columns, fragment))
+    for ref in list_sources(columns.pipeline.settings.inputs):
+        if (ref.key, ref.version) not in known:
+            known.add((ref.key, ref.version))
+            yield ref
+
+
+def cut(columns: Columns) -> int:
+    """Cut what is new in the inputs into fragments, which never change after. Returns how many sources were new."""
+    fragments = columns.fragments()
+    number = int(fragments[-1]) + 1 if fragments else 0
+    size, added = columns.pipeline.settings.fragment_rows, 0
+    for refs in batched(new_sources(columns), size):
+        columns.storage.write(f"{SOURCES}/{number:06d}.parquet", parquet_bytes(SourceRef.to_table(refs)))
+        number, added = number + 1, added + len(refs)
+    return added
+
+
+def pending_work(columns: Columns, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
+    """What is missing in a segment, from what is stored now."""
+    pipeline = columns.pipeline
+    order = [INGEST, *(spec.name for spec in pipeline.stages)]
+    allowed = _allowed(pipeline, options)
+    kept = [group for group in (_restrict(group, allowed) for group in groups) if group is not None]
+    names = [name for group in kept for name in group.stages]
+    if not names:
+        return SegmentWork([], {}, {})
+    fragments = columns.fragments()
+    skips = duplicates(columns, fragments)
+    fits = fit(columns, fragments, skips)
+    work: dict[str, list[str]] = {}
+    pending = dict.fromkeys(names, 0)
+    for fragment in fragments:
+        verdicts = judge(columns, fragment, until=names[-1], skip=skips.get(fragment, ()), fits=fits)
+        found = False
+        for given in verdicts.stages:
+            if given.stage not in pending:
+                continue
+            todo = given.index < 0
+            if options.retry_failed:
+                todo = todo | (given.code == FAILED)
+            count = int(np.count_nonzero(todo)) + len(given.unread)
+            pending[given.stage] += count
+            found = found or count > 0
+        if found:
+            work[fragment] = sorted(skips.get(fragment, ()))
+    first = next((order.index(name) for name in names if pending[name]), len(order))
+    needed = [group for group in kept if order.index(group.stages[-1]) >= first]
+    return SegmentWork(needed, work, pending)
+
+
+def save_record(columns: Columns, fits: Fits) -> None:
+    """`run.yaml`: the resolved pipeline, versions, fingerprints and fitted quantiles. No time of day."""
+    pipeline = columns.pipeline
+    record = {
+        "ugaf": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "fingerprints": {INGEST: pipeline.ingest_fingerprint, **{s.name: s.fingerprint for s in pipeline.stages}},
+        "fitted": {name: rules.describe(fitted) for name, fitted in fits.items()},
+        "pipeline": pipeline.document,
+    }
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
+    columns.storage.write_if_changed(RUN_FILE, text.encode())
+
+
+def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:
+    order = [INGEST, *(spec.name for spec in pipeline.stages)]
+    for name in (options.first, options.last):
+        if name is not None and name != INGEST:
+            pipeline.stage(name)
+    first = order.index(options.first) if options.first else 0
+    last = order.index(options.last) if options.last else len(order) - 1
+    if first > last:
+        raise ConfigError(f"--from {options.first} comes after --until {options.last}")
+    return set(order[first : last + 1])
+
+
+def _restrict(group: Group, allowed: set[str]) -> Group | None:
+    """The group with only the allowed stages (a contiguous range of the pipeline)."""
+    chains = tuple(tuple(name for name in chain if name in allowed) for chain in group.chains)
+    chains = tuple(chain for chain in chains if chain)
+    return Group(chains, group.spec) if chains else None
+
+
+def _task_maker(columns: Columns, fits: Fits, options: RunOptions) -> Callable[[Group], Task]:
+    def make(group: Group) -> Task:
+        return Task(columns.storage.url, columns.pipeline, group.chains, fits, options.retry_failed)
+
+    return make
+
+
+def batched(items: Iterable[SourceRef], size: int) -> Iterator[list[SourceRef]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

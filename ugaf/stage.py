@@ -1,0 +1,185 @@
+"""What a stage is: it reads columns of a row, and returns the row's new columns.
+
+A stage knows nothing of Ray, storage, fragments, resume or thresholds. It gets rows (`Row`) and gives one outcome
+for each: a mapping with the columns that it `writes`, or a `Failure`. A stage that fans out (one photograph becomes
+several edits) gives a list of mappings, one for each child row.
+
+The engine owns the rest: it joins the columns that a stage reads, calls `setup` once in each worker process, catches
+what a row raises, and stores the outcome.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from ugaf import images
+
+
+class Settings(BaseModel):
+    """Base of every stage's settings: unknown names are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row whose work could not be done; kept out of the result, and retried on request."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        return cls(type(error).__name__, str(error) or repr(error))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+class RowError(Exception):
+    """Raised by a stage when a row cannot be processed; its message is shown to the user as the row's error."""
+
+
+class Row:
+    """One row as a stage sees it: its columns by name, and its images decoded once for all stages of a worker.
+
+    `row["boxes"]` looks in the row's own columns, then in those of its parent (an edit's parent is its photograph).
+
+    Attributes:
+        id: content-derived, hexadecimal; the same input has the same id anywhere.
+        parent: the row that this one was fanned out from, or None.
+        peers: the rows of the same fragment given to this stage, with the columns that the stage names in `peers`
+            (including this row); empty for stages that name none. Sorted by id.
+        refs: for each column named in the stage's `refs`, the row of this fragment with that id, or None.
+    """
+
+    __slots__ = ("_memo", "id", "parent", "peers", "refs", "values")
+
+    def __init__(self, id: str, values: dict[str, Any], parent: Row | None = None) -> None:
+        self.id = id
+        self.values = values
+        self.parent = parent
+        self.peers: Sequence[Row] = ()
+        self.refs: Mapping[str, Row | None] = {}
+        self._memo: dict[Any, np.ndarray] = {}
+
+    def __getitem__(self, column: str) -> Any:
+        row: Row | None = self
+        while row is not None:
+            if column in row.values:
+                return row.values[column]
+            row = row.parent
+        raise KeyError(f"column {column!r} was not loaded: name it in the stage's `reads`")
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.values or (self.parent is not None and column in self.parent)
+
+    def get(self, column: str, default: Any = None) -> Any:
+        try:
+            return self[column]
+        except KeyError:
+            return default
+
+    def photo(self, side: int | None = None) -> np.ndarray:
+        """The photograph (column `image`): RGB uint8 (height, width, 3), read-only, decoded once for all stages.
+
+        With `side`, its longer side is reduced to that many pixels (never enlarged), by a scaled JPEG decode where
+        the format allows: see `images.decode`.
+        """
+        return self._decoded("image", side)
+
+    def source(self) -> np.ndarray:
+        """The pair's source: column `source_image` if the editor made one, else the photograph. RGB uint8."""
+        return self._decoded("source_image", None) if self.get("source_image") is not None else self.photo()
+
+    def edited(self) -> np.ndarray:
+        """The pair's target: column `edited_image` if the editor made one, else the photograph. RGB uint8."""
+        return self._decoded("edited_image", None) if self.get("edited_image") is not None else self.photo()
+
+    def _decoded(self, column: str, side: int | None) -> np.ndarray:
+        owner: Row = self
+        while column not in owner.values and owner.parent is not None:
+            owner = owner.parent
+        key = (column, side)
+        if key not in owner._memo:
+            pixels = images.decode(owner[column], side)
+            pixels.flags.writeable = False
+            owner._memo[key] = pixels
+        return owner._memo[key]
+
+
+Outcome = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Failure
+
+
+class Stage:
+    """Base of every stage. The smallest one sets `writes` and defines `process`.
+
+    Class attributes:
+        version: raise it when a change of code changes the columns; it is part of the folder's fingerprint.
+        reads: columns of earlier stages that the stage needs.
+        optional_reads: columns that it uses where an earlier stage of the pipeline writes them.
+        writes: its own new columns (without `id` and `error`, which the engine adds).
+        keep: its default keep rules, by column; a pipeline's `keep:` overrides them one by one.
+        fans_out: True when it returns a list of child rows for each row.
+        identity: for a stage that fans out, the child columns that (with the parent's id) make the child's id.
+        peers: columns of the other rows of the fragment that it needs at once (see `Row.peers`).
+        refs: column holding another row's id -> columns of that row that the stage needs (see `Row.refs`).
+        seeded: True when it uses `rng`; the run's seed is then part of its fingerprint.
+        batch_rows: how many rows a call gets at most (a setting: `resources.batch_rows`).
+        own_pool: True when it runs in actors of its own rather than fused with its neighbours (models, servers).
+        cpus, gpus: what one worker of its own pool reserves (settings: `resources.cpus`, `resources.gpus`).
+    """
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()
+    optional_reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[pa.Schema]
+    keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    fans_out: ClassVar[bool] = False
+    identity: ClassVar[tuple[str, ...]] = ()
+    peers: ClassVar[tuple[str, ...]] = ()
+    refs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    seeded: ClassVar[bool] = False
+    batch_rows: ClassVar[int] = 16
+    own_pool: ClassVar[bool] = False
+    cpus: ClassVar[float] = 1.0
+    gpus: ClassVar[float] = 0.0
+
+    class Settings(Settings):
+        """A stage without settings of its own."""
+
+    def __init__(self, name: str, settings: Any = None, seed: int = 0) -> None:
+        self.name = name
+        self.settings: Any = settings if settings is not None else type(self).Settings()
+        self.seed = seed
+
+    def setup(self) -> None:
+        """Called once in each worker before the first row: load models here."""
+
+    def process(self, row: Row) -> Outcome:
+        """One row's outcome. Raise (RowError for what the user should read) and the row is recorded as failed."""
+        raise TypeError(f"{type(self).__name__} defines neither process nor __call__ (row {row.id})")
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
+        """Outcomes of a batch, in order. Override it where a batch is cheaper than its rows one by one."""
+        outcomes: list[Outcome] = []
+        for row in rows:
+            try:
+                outcomes.append(self.process(row))
+            except Exception as error:
+                outcomes.append(Failure.of(error))
+        return outcomes
+
+    def rng(self, row: Row, purpose: str = "") -> np.random.Generator:
+        """A generator seeded by the run's seed, the stage and the row, so that the same run gives the same bytes."""
+        if not self.seeded:
+            raise TypeError(f"{type(self).__name__} uses rng but is not `seeded`: its fingerprint would lack the seed")
+        text = f"{self.seed}/{self.name}/{row.id}/{purpose}"
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))

@@ -1,0 +1,191 @@
+"""Files of a run, on a local disk or any pyarrow / fsspec file system, each written in one atomic step.
+
+A file is there completely or not at all: local files are written under a temporary name, flushed and renamed; object
+stores show an object only once its upload is complete. So the presence of a part file can be the record of the work.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ugaf.errors import ConfigError
+
+Names = list[str]
+
+_TEMPORARY = ".tmp-"
+_ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
+
+
+def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URL, and the path in it.
+
+    Plain paths are local. `file`, `s3`, `gs`, `abfs` and `hdfs` URLs use pyarrow (an S3 server of one's own:
+    `s3://bucket/path?endpoint_override=http://host:port`, or AWS_ENDPOINT_URL); every other scheme is fsspec's.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", url)
+    if scheme is None:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
+    if scheme[1] in _ARROW_SCHEMES:
+        try:
+            return pafs.FileSystem.from_uri(url)
+        except (ValueError, pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"cannot open {url}: {error}") from error
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"cannot open {url}: {error} (`pip install ugaf[cloud]`?)") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+class Storage:
+    """A folder of files under a path or URL. Paths given to it are relative to that folder, separated by "/".
+
+    It can be pickled (only the URL travels), and is opened where it is used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
+        self._opened: tuple[pafs.FileSystem, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_opened": None}
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return self._open()[0]
+
+    def path(self, relative: str) -> str:
+        """The path within `filesystem`."""
+        return f"{self._open()[1].rstrip('/')}/{relative}" if relative else self._open()[1]
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes. Raises FileNotFoundError."""
+        with self.filesystem.open_input_stream(self.path(path)) as stream:
+            return stream.read()
+
+    def open(self, path: str) -> pa.NativeFile:
+        """The file for random access."""
+        return self.filesystem.open_input_file(self.path(path))
+
+    def write(self, path: str, data: bytes | pa.Buffer) -> None:
+        """Write a whole file in one atomic step, replacing what was there."""
+        with self.open_output(path) as stream:
+            stream.write(data)
+
+    def write_if_changed(self, path: str, data: bytes) -> bool:
+        """Write only what differs from what is there; True if it wrote."""
+        try:
+            if self.read(path) == data:
+                return False
+        except FileNotFoundError:
+            self.write(path, data)
+            return True
+        self.write(path, data)
+        return True
+
+    @contextmanager
+    def open_output(self, path: str) -> Iterator[IO[bytes]]:
+        """Stream a big file; it appears under its name when the block ends, and not at all if the block raises."""
+        target = self.path(path)
+        folder, _, name = target.rpartition("/")
+        local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        direct = self._is_object_store()
+        if not direct:
+            self.filesystem.create_dir(folder, recursive=True)
+        working = target if direct else f"{folder}/{_TEMPORARY}{uuid.uuid4().hex}-{name}"
+        try:
+            if local:
+                with open(working, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(working, target)
+            else:
+                with self.filesystem.open_output_stream(working) as stream:
+                    yield stream
+                if not direct:
+                    self.filesystem.move(working, target)
+        except BaseException:
+            if self.exists(working[len(self.path("").rstrip("/")) + 1 :]):
+                self.filesystem.delete_file(working)
+            raise
+
+    def exists(self, path: str) -> bool:
+        return self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound
+
+    def list(self, path: str = "") -> Names:
+        """Names of the files and folders directly in a folder, sorted; [] if there is no such folder."""
+        return sorted({found.split("/")[0] for found in self._listing(path, recursive=False)})
+
+    def files(self, path: str = "") -> Names:
+        """Every file below a folder, relative to it, sorted; one recursive listing."""
+        return sorted(self._listing(path, recursive=True))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
+        kind = self.filesystem.get_file_info(self.path(path)).type
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(path))
+        elif kind == pafs.FileType.File:
+            self.filesystem.delete_file(self.path(path))
+
+    def _listing(self, path: str, recursive: bool) -> Iterator[str]:
+        base = self.path(path).rstrip("/")
+        if self.filesystem.get_file_info(base).type == pafs.FileType.File:
+            return
+        selector = pafs.FileSelector(base, recursive=recursive, allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            name = info.path[len(base) :].lstrip("/") if info.path.startswith(base) else info.path.rpartition("/")[2]
+            wanted = info.type == pafs.FileType.File or not recursive
+            if wanted and not name.rpartition("/")[2].startswith(_TEMPORARY):
+                yield name
+
+    def _open(self) -> tuple[pafs.FileSystem, str]:
+        if self._opened is None:
+            self._opened = open_filesystem(self.url)
+        return self._opened
+
+    def _is_object_store(self) -> bool:
+        filesystem = self.filesystem
+        if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
+            protocol = filesystem.handler.fs.protocol
+            names = (protocol,) if isinstance(protocol, str) else tuple(protocol)
+            return any(name in _OBJECT_STORES for name in names)
+        return filesystem.type_name in _OBJECT_STORES
+
+
+def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
+    """A table as a Parquet file: images (the `heavy` columns) stored as they are, in small row groups, so that a few
+    rows can be read without the others; everything else compressed."""
+    import pyarrow.parquet as pq
+
+    light = [name for name in table.column_names if name not in heavy]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=8 if heavy else 64 * 1024,
+        compression={name: "NONE" if name in heavy else "ZSTD" for name in table.column_names},
+        use_dictionary=light,
+        write_statistics=light,
+    )
+    return sink.getvalue()
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """The table of a small Parquet file."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(data))

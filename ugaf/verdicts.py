@@ -1,0 +1,238 @@
+"""Verdicts: for every row of a fragment, whether each stage kept, rejected or failed it, or has yet to see it.
+
+One function, `judge`, reads the measured columns and the keep rules and answers for all who ask: the worker (what is to
+do), the funnel, `explain`, the report and the export. At every stage given = kept + rejected + failed + pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ugaf.columns import CHILDREN, REFS, SOURCES, Columns, children_table
+from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.ingest import SourceRef
+from ugaf.rules import Rule
+from ugaf.rules import judge as broken_rules
+from ugaf.storage import read_parquet
+
+KEPT, REJECTED, FAILED, PENDING = 0, 1, 2, 3
+NAMES = ("kept", "rejected", "failed", "pending")
+NO_CHILDREN = "no edit was possible"
+
+Fits = Mapping[str, tuple[Rule, ...]]
+"""Rules of the stages whose quantiles have been fitted, by stage."""
+
+
+@dataclass
+class Given:
+    """The rows that a stage was given in one fragment, sorted by id, and its verdict on each.
+
+    code: int8 (n,) of KEPT, REJECTED, FAILED, PENDING. rule: int16 (n,), the rule broken, -1 if none.
+    index: int64 (n,), the row's place in `table` (the stage's `id`, `error` and rule columns), -1 if not there.
+    unread: for ingest, positions of sources that have not been read yet (a row has no id before).
+    """
+
+    stage: str
+    level: str
+    rules: tuple[Rule, ...]
+    ids: list[str]
+    code: np.ndarray
+    rule: np.ndarray
+    index: np.ndarray
+    table: pa.Table
+    seconds: float = 0.0
+    unread: list[int] = field(default_factory=list)
+
+    def where(self, code: int) -> list[str]:
+        """Ids with this verdict."""
+        return [self.ids[i] for i in np.flatnonzero(self.code == code)]
+
+    def reason(self, position: int, with_value: bool = True) -> str:
+        """Why the row at this position is out; "" for a kept or pending one."""
+        code = self.code[position]
+        if code == FAILED:
+            error = self.table.column("error")[int(self.index[position])].as_py()
+            return error if with_value else error.partition(":")[0]
+        if code != REJECTED:
+            return ""
+        number = self.rule[position]
+        if number < 0:
+            return NO_CHILDREN
+        rule = self.rules[number]
+        if not with_value:
+            return rule.key
+        return rule.text(self.table.column(rule.column)[int(self.index[position])].as_py())
+
+
+@dataclass
+class FragmentVerdicts:
+    """All stages of one fragment, ingest first. `parents`: for an edit's id, its photograph's."""
+
+    fragment: str
+    stages: list[Given]
+    parents: dict[str, str]
+
+    def __getitem__(self, stage: str) -> Given:
+        return next(given for given in self.stages if given.stage == stage)
+
+
+def judge(
+    columns: Columns,
+    fragment: str,
+    *,
+    until: str | None = None,
+    skip: Collection[str] = (),
+    fits: Fits | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> FragmentVerdicts:
+    """Verdicts of one fragment from what is stored now.
+
+    Args:
+        until: stop after this stage.
+        skip: ids for which another fragment speaks (see `duplicates`): not rows of this one.
+        fits: fitted rules; a stage with quantile rules that are not fitted leaves its rows pending.
+        parts: part files by stage where the caller has listed them; else they are listed here.
+    """
+    pipeline = columns.pipeline
+    ingest = _judge_ingest(columns, fragment, skip, parts)
+    result = FragmentVerdicts(fragment, [ingest], {})
+    ids = ingest.where(KEPT)
+    for spec in pipeline.stages:
+        if until is not None and result.stages[-1].stage == until:
+            break
+        rules = (fits or {}).get(spec.name, spec.rules)
+        needed = [CHILDREN] if spec.cls.fans_out else [rule.column for rule in rules]
+        listed = None if parts is None else parts.get(spec.name, ())
+        table, facts = columns.light(spec.name, fragment, needed, listed)
+        given = _judge_stage(spec, rules, ids, table)
+        given.seconds = sum(float(fact.get(b"ugaf.seconds", 0)) for fact in facts)
+        result.stages.append(given)
+        ids = given.where(KEPT)
+        if spec.cls.fans_out:
+            children, kept = children_table(table, spec), set(ids)
+            pairs = zip(children.column("id").to_pylist(), children.column("parent").to_pylist(), strict=True)
+            result.parents = {child: parent for child, parent in pairs if parent in kept}
+            ids = sorted(result.parents)
+    return result
+
+
+def load_sources(columns: Columns, fragment: str) -> list[SourceRef]:
+    """The sources that were cut into a fragment."""
+    return SourceRef.from_table(read_parquet(columns.storage.read(f"{SOURCES}/{fragment}.parquet")))
+
+
+def count_sources(columns: Columns, fragment: str) -> int:
+    """How many sources were cut into a fragment."""
+    with columns.storage.open(f"{SOURCES}/{fragment}.parquet") as source:
+        return pq.read_metadata(source).num_rows
+
+
+def duplicates(columns: Columns, fragments: Sequence[str]) -> dict[str, set[str]]:
+    """Rows of each fragment that are not rows of their own, because another fragment speaks for them.
+
+    Exact duplicates: the first fragment that holds the id keeps it. Failed sources that stand in a later fragment in
+    a new version (a file that was replaced): the newest version speaks.
+    """
+    seen: set[str] = set()
+    out: dict[str, set[str]] = {}
+    failed: list[tuple[str, str, set[str]]] = []
+    listed = columns.parts_of_all(INGEST)
+    for fragment in fragments:
+        table, _ = columns.light(INGEST, fragment, [SOURCES], listed.get(fragment, ()))
+        ids = set(table.column("id").to_pylist())
+        if ids & seen:
+            out[fragment] = ids & seen
+        seen |= ids
+        errors = table.filter(pc.is_valid(table.column("error")))
+        failed += [(fragment, row["id"], set(row[SOURCES] or ())) for row in errors.to_pylist()]
+    if failed:
+        keys = set().union(*(sources for _, _, sources in failed))
+        newest = {ref.key: f for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
+        for fragment, key, sources in failed:
+            if sources and all(newest.get(source, fragment) > fragment for source in sources):
+                out.setdefault(fragment, set()).add(key)
+    return out
+
+
+def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]]) -> dict[str, tuple[Rule, ...]]:
+    """Fit every quantile rule on the rows given to its stage, in stage order.
+
+    A stage is fitted only when none of its rows, nor of the stages before it, is pending; the first one that is not
+    ready ends the fitting, and its rows (measured or not) count as pending.
+    """
+    fits: dict[str, tuple[Rule, ...]] = {}
+    for spec in columns.pipeline.stages:
+        if not spec.has_quantiles:
+            continue
+        values: dict[str, list[np.ndarray]] = {rule.column: [] for rule in spec.rules if rule.needs_fit}
+        for fragment in fragments:
+            verdicts = judge(columns, fragment, until=spec.name, skip=skips.get(fragment, ()), fits=fits)
+            given = verdicts[spec.name]
+            earlier = verdicts.stages[:-1]
+            if np.any(given.index < 0) or any(np.any(e.code == PENDING) or e.unread for e in earlier):
+                return fits
+            measured = given.table.take(pa.array(given.index[_succeeded(given)]))
+            for column in values:
+                values[column].append(measured.column(column).cast(pa.float64()).to_numpy())
+        fits[spec.name] = tuple(
+            rule.fitted(np.concatenate([*values[rule.column], np.empty(0)])) if rule.needs_fit else rule
+            for rule in spec.rules
+        )
+    return fits
+
+
+def _succeeded(given: Given) -> np.ndarray:
+    failed = np.array([error is not None for error in given.table.column("error").to_pylist()] or [False], dtype=bool)
+    return (given.index >= 0) & ~failed[given.index]
+
+
+def _judge_ingest(
+    columns: Columns, fragment: str, skip: Collection[str], parts: Mapping[str, Sequence[str]] | None
+) -> Given:
+    listed = None if parts is None else parts.get(INGEST, ())
+    table, facts = columns.light(INGEST, fragment, [REFS], listed)
+    ids = table.column("id").to_pylist()
+    failed = [error is not None for error in table.column("error").to_pylist()]
+    refs = [positions or [] for positions in table.column(REFS).to_pylist()]
+    good = {place for places, bad in zip(refs, failed, strict=True) if not bad for place in places}
+    # A failed source that was read again with success is a row no more: the new row took its place.
+    here = [i for i, key in enumerate(ids) if key not in skip and not (failed[i] and good.issuperset(refs[i]))]
+    index = np.array(here, dtype=np.int64)
+    code = np.array([FAILED if failed[i] else KEPT for i in here], dtype=np.int8)
+    read = {place for places in refs for place in places}
+    unread = [place for place in range(count_sources(columns, fragment)) if place not in read]
+    seconds = sum(float(fact.get(b"ugaf.seconds", 0)) for fact in facts)
+    level = columns.pipeline.base_level
+    rule = np.full(len(index), -1, dtype=np.int16)
+    return Given(INGEST, level, (), [ids[i] for i in here], code, rule, index, table, seconds, unread)
+
+
+def _judge_stage(spec: StageSpec, rules: tuple[Rule, ...], ids: list[str], table: pa.Table) -> Given:
+    place = {key: number for number, key in enumerate(table.column("id").to_pylist())}
+    index = np.array([place.get(key, -1) for key in ids], dtype=np.int64)
+    code = np.full(len(ids), PENDING, dtype=np.int8)
+    rule = np.full(len(ids), -1, dtype=np.int16)
+    present = index >= 0
+    if table.num_rows and present.any():
+        failed = np.array([error is not None for error in table.column("error").to_pylist()], dtype=bool)
+        fitted = not any(r.needs_fit for r in rules)
+        if fitted:
+            rule[present] = broken_rules(rules, table)[index[present]]
+            code[present] = np.where(rule[present] >= 0, REJECTED, KEPT)
+        if spec.cls.fans_out:
+            empty = np.array([not children for children in table.column(CHILDREN).to_pylist()], dtype=bool)
+            code[present] = np.where(empty[index[present]], REJECTED, code[present])
+        code[present] = np.where(failed[index[present]], FAILED, code[present])
+        rule[code == FAILED] = -1
+    return Given(spec.name, spec.level, rules, ids, code, rule, index, table)
+
+
+def rules_of(pipeline: Pipeline, fits: Fits) -> dict[str, tuple[Rule, ...]]:
+    """The rules of every stage, fitted where they are."""
+    return {spec.name: fits.get(spec.name, spec.rules) for spec in pipeline.stages}

@@ -1,0 +1,466 @@
+"""A worker: runs a chain of stages over one fragment, and commits their new columns.
+
+It asks `verdicts` what is pending, loads the columns that those rows need, and takes them through the chain a few
+photographs at a time, so that neighbouring stages share a photograph's decoded pixels. Rows flow on while they are
+kept. Columns are committed when they reach a size, and at the fragment's end.
+
+A row may kill the process (a crash in native code, memory). Before each batch the worker tells a `Journal` outside
+its process what it is about to touch. A fragment that comes back after a death has that batch's rows taken one by one;
+a row that then dies alone, more than once, is recorded as failed and left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ugaf import ingest
+from ugaf.columns import CHILDREN, REFS, Columns, FragmentValues, part_schema
+from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.rules import Rule
+from ugaf.rules import judge as broken_rules
+from ugaf.stage import Failure, Outcome, Row, Stage
+from ugaf.storage import Storage
+from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, Fits, FragmentVerdicts, Given, judge, load_sources
+
+PHOTOGRAPHS = 8
+"""Photographs in hand at once where stages are fused: decoded pixels are large, and a journal entry is cheap."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """What the journal knows of a fragment whose worker died: rows to take one by one, and deaths of rows alone."""
+
+    suspects: frozenset[str] = frozenset()
+    deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+class Journal(Protocol):
+    """Lives outside the worker's process: remembers what was in hand when a process died, and counts progress."""
+
+    def enter(self, chain: str, fragment: str) -> Blame: ...
+
+    def begin(self, chain: str, fragment: str, stage: str, ids: Sequence[str]) -> None: ...
+
+    def leave(self, chain: str, fragment: str) -> None: ...
+
+    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs to know to run chains of stages; travels to it once.
+
+    chains: stages (by name; "ingest" may be the first) that run together, one chain after the other in the fragment.
+    retry_failed: rows that failed before are done again.
+    """
+
+    url: str
+    pipeline: Pipeline
+    chains: tuple[tuple[str, ...], ...]
+    fits: Fits
+    retry_failed: bool = False
+
+
+@dataclass
+class _Entry:
+    """A row on its way through a chain: the stage it enters at, and the row once it is loaded."""
+
+    id: str
+    base: str
+    start: int
+    row: Row | None = None
+
+
+class StageWorker:
+    """Sets its stages up once, then runs fragment after fragment."""
+
+    def __init__(self, task: Task, journal: Journal) -> None:
+        _one_thread()
+        self.task = task
+        self.journal = journal
+        self.columns = Columns(Storage(task.url), task.pipeline)
+        self.stages: dict[str, Stage] = {}
+        for name in (name for chain in task.chains for name in chain if name != INGEST):
+            self.stages[name] = task.pipeline.stage(name).build(task.pipeline.settings.seed)
+            self.stages[name].setup()
+
+    def run(self, fragment: str, skip: Sequence[str] = ()) -> None:
+        """Do all that is pending in this fragment for the worker's chains."""
+        for chain in self.task.chains:
+            name = "+".join(chain)
+            blame = self.journal.enter(name, fragment)
+            if chain == (INGEST,):
+                _Ingest(self, fragment, blame).run()
+            else:
+                _ChainRun(self, chain, fragment, frozenset(skip), blame).run()
+            self.journal.leave(name, fragment)
+
+
+class _Buffer:
+    """New columns waiting to be committed, in stage order; flushed when they reach the pipeline's flush size."""
+
+    def __init__(self, columns: Columns, fragment: str, stages: Sequence[str]) -> None:
+        self.columns = columns
+        self.fragment = fragment
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
+        self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
+        self.bytes = 0
+        self.limit = columns.pipeline.settings.engine.flush_mb << 20
+
+    def add(self, stage: str, rows: Sequence[dict[str, Any]], seconds: float) -> None:
+        self.rows[stage].extend(rows)
+        self.seconds[stage] += seconds
+        self.bytes += sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes))
+
+    def flush(self, force: bool = False) -> None:
+        if not force and self.bytes < self.limit:
+            return
+        for stage, rows in self.rows.items():
+            if rows:
+                self.columns.write(stage, self.fragment, rows, self.seconds[stage])
+        self.rows = {name: [] for name in self.rows}
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        self.bytes = 0
+
+
+class _Ingest:
+    """The first chain: reads a fragment's sources and stores the images."""
+
+    def __init__(self, worker: StageWorker, fragment: str, blame: Blame) -> None:
+        self.worker = worker
+        self.fragment = fragment
+        self.blame = blame
+        self.places: dict[ingest.SourceRef, int] = {}
+        self.buffer = _Buffer(worker.columns, fragment, [INGEST])
+
+    def run(self) -> None:
+        given = judge(self.worker.columns, self.fragment, until=INGEST)[INGEST]
+        again = self._failed(given) if self.worker.task.retry_failed else []
+        todo = [*given.unread, *again]
+        if not todo:
+            return
+        refs = load_sources(self.worker.columns, self.fragment)
+        self.places = {refs[place]: place for place in todo}
+        suspects = [ref for ref in self.places if ref.key in self.blame.suspects]
+        self._read([ref for ref in self.places if ref.key not in self.blame.suspects], len(again) > 0)
+        self.buffer.flush(force=True)
+        for ref in suspects:
+            if self.blame.deaths.get((INGEST, ref.key), 0) >= self.worker.task.pipeline.settings.engine.row_crashes:
+                self._record(ingest.IngestedRow(ingest.image_id(ref.key.encode()), _died(), [ref.key], [ref]), 0, 0.0)
+            else:
+                self._read([ref], len(again) > 0)
+            self.buffer.flush(force=True)
+
+    def _failed(self, given: Given) -> list[int]:
+        """Positions of the sources whose rows failed."""
+        table, _ = self.worker.columns.light(INGEST, self.fragment, [REFS])
+        failed = set(given.where(FAILED))
+        return sorted(place for row in table.to_pylist() if row["id"] in failed for place in row[REFS])
+
+    def _read(self, refs: Sequence[ingest.SourceRef], attempt: int) -> None:
+        """All at once through `produce`, which merges exact duplicates."""
+        if not refs:
+            return
+        self.worker.journal.begin(INGEST, self.fragment, INGEST, [ref.key for ref in refs])
+        start = time.perf_counter()
+        for produced in ingest.produce(refs):
+            now = time.perf_counter()
+            self._record(produced, attempt, now - start)
+            self.buffer.flush()
+            start = time.perf_counter()
+
+    def _record(self, produced: ingest.IngestedRow, attempt: int, seconds: float) -> None:
+        places = sorted(self.places[ref] for ref in produced.refs)
+        row: dict[str, Any] = {"id": produced.id, "attempt": int(attempt), REFS: places}
+        if isinstance(produced.values, Failure):
+            row.update(error=str(produced.values), sources=produced.sources)
+        else:
+            row.update(produced.values, sources=produced.sources)
+        self.buffer.add(INGEST, [row], seconds)
+        verdict = NAMES[FAILED if "error" in row else KEPT]
+        self.worker.journal.progress(INGEST, {verdict: 1}, seconds)
+
+
+class _ChainRun:
+    """One chain on one fragment."""
+
+    def __init__(
+        self, worker: StageWorker, chain: tuple[str, ...], fragment: str, skip: frozenset[str], blame: Blame
+    ) -> None:
+        self.worker = worker
+        self.pipeline = worker.task.pipeline
+        self.columns = worker.columns
+        self.chain = chain
+        self.fragment = fragment
+        self.blame = blame
+        self.specs = [self.pipeline.stage(name) for name in chain]
+        self.verdicts = judge(self.columns, fragment, until=chain[-1], skip=skip, fits=worker.task.fits)
+        self.attempts: dict[tuple[str, str], int] = {}
+        self.buffer = _Buffer(self.columns, fragment, chain)
+        self.loader = _Loader(self.columns, self.verdicts, self.specs)
+
+    def run(self) -> None:
+        entries = sorted(self._entries(), key=lambda entry: (entry.base, entry.start, entry.id))
+        if not entries:
+            return
+        suspects = self.blame.suspects
+        for batch in _by_base([e for e in entries if e.base not in suspects], self._photographs()):
+            self._batch(batch, alone=False)
+            self.buffer.flush()
+        self.buffer.flush(force=True)
+        for batch in _by_base([e for e in entries if e.base in suspects], 1):
+            self._batch(batch, alone=True)
+            self.buffer.flush(force=True)
+
+    def _photographs(self) -> int:
+        """A model with workers of its own gets the fragment's rows at once, to make its own batches."""
+        return 1_000_000 if len(self.specs) == 1 and self.specs[0].own_pool else PHOTOGRAPHS
+
+    def _entries(self) -> Iterator[_Entry]:
+        """Every row that some stage of the chain has to do, at the first such stage."""
+        for position, spec in enumerate(self.specs):
+            given = self.verdicts[spec.name]
+            for number in np.flatnonzero((given.index < 0) | self._again(given.code)):
+                key = given.ids[number]
+                if given.index[number] >= 0:
+                    self.attempts[spec.name, key] = 1
+                yield _Entry(key, self.verdicts.parents.get(key, key), position)
+
+    def _again(self, code: np.ndarray) -> np.ndarray:
+        return (code == FAILED) & self.worker.task.retry_failed
+
+    def _batch(self, entries: Sequence[_Entry], alone: bool) -> None:
+        """Take some photographs' rows through the chain."""
+        if not alone:
+            self.worker.journal.begin("+".join(self.chain), self.fragment, "", sorted({e.base for e in entries}))
+        self.loader.load(entries)
+        flowing: list[Row] = []
+        for position, spec in enumerate(self.specs):
+            rows = flowing + [e.row for e in entries if e.start == position and e.row is not None]
+            flowing = self._stage(spec, rows, alone) if rows else []
+        self.loader.forget()
+
+    def _stage(self, spec: StageSpec, rows: list[Row], alone: bool) -> list[Row]:
+        """Run one stage on rows, buffer its columns, and return the rows (or child rows) that go on."""
+        stage, kept = self.worker.stages[spec.name], list[Row]()
+        self.loader.attach(spec, rows)
+        size = 1 if alone else spec.batch_rows
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            began = time.perf_counter()
+            outcomes = self._alone(stage, chunk[0]) if alone else _call(stage, chunk)
+            records = self._records(spec, chunk, outcomes)
+            verdict = _verdicts(spec, self.worker.task.fits.get(spec.name, spec.rules), records)
+            seconds = time.perf_counter() - began
+            self.buffer.add(spec.name, records, seconds)
+            counts = np.bincount(verdict, minlength=4)
+            named = {NAMES[code]: int(counts[code]) for code in range(4) if counts[code]}
+            self.worker.journal.progress(spec.name, named, seconds)
+            for row, record, code in zip(chunk, records, verdict, strict=True):
+                if code == KEPT:
+                    kept.extend(_onward(spec, row, record))
+        return kept
+
+    def _alone(self, stage: Stage, row: Row) -> list[Outcome]:
+        if self.blame.deaths.get((stage.name, row.id), 0) >= self.pipeline.settings.engine.row_crashes:
+            return [_died()]
+        self.worker.journal.begin("+".join(self.chain), self.fragment, stage.name, [row.id])
+        return list(_call(stage, [row]))
+
+    def _records(self, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+        """The rows' new columns as they are stored; an outcome that does not fit the schema becomes a failure."""
+        records = [self._record(spec, row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+        schema = part_schema(self.pipeline, spec.name)
+        if _fits(schema, records) is not None:
+            for number, record in enumerate(records):
+                problem = _fits(schema, [record])
+                if problem is not None:
+                    records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": _misfit(problem)}
+        return records
+
+    def _record(self, spec: StageSpec, row: Row, outcome: Outcome) -> dict[str, Any]:
+        record: dict[str, Any] = {"id": row.id, "attempt": self.attempts.get((spec.name, row.id), 0)}
+        if isinstance(outcome, Failure):
+            return record | {"error": str(outcome)}
+        try:
+            columns = {CHILDREN: _children(spec, row, outcome)} if spec.cls.fans_out else _checked(spec, outcome)
+        except (TypeError, ValueError, KeyError) as error:
+            return record | {"error": _misfit(error)}
+        return record | columns
+
+
+class _Loader:
+    """Builds rows with the columns that the chain's stages need, from the store."""
+
+    def __init__(self, columns: Columns, verdicts: FragmentVerdicts, specs: Sequence[StageSpec]) -> None:
+        self.pipeline = columns.pipeline
+        self.verdicts = verdicts
+        self.specs = specs
+        self.order = [INGEST, *(spec.name for spec in self.pipeline.stages)]
+        self.values = FragmentValues(columns, verdicts.fragment)
+        self.bases: dict[str, Row] = {}
+        self.peers: list[Row] | None = None
+
+    def load(self, entries: Sequence[_Entry]) -> None:
+        """Give every entry its row; those of one photograph share its parent row."""
+        fan_out = self.pipeline.fan_out
+        for start in sorted({entry.start for entry in entries}):
+            group = [entry for entry in entries if entry.start == start]
+            first = self.order.index(self.specs[start].name)
+            needed = {column for spec in self.specs[start:] for column in _reads(spec, self.pipeline)}
+            before = [c for c in needed if self.order.index(self.pipeline.providers[c]) < first]
+            is_child = fan_out is not None and first > fan_out + 1
+            base_columns = [c for c in before if not is_child or self._is_base(c)]
+            bases = sorted({entry.base for entry in group})
+            base_values = self.values.of(base_columns, bases)
+            for key in bases:
+                if key not in self.bases:
+                    self.bases[key] = Row(key, {})
+                self.bases[key].values.update(base_values[key])
+            if not is_child:
+                for entry in group:
+                    entry.row = self.bases[entry.id]
+                continue
+            own = self.values.of([c for c in before if not self._is_base(c)], [entry.id for entry in group])
+            for entry in group:
+                entry.row = Row(entry.id, own[entry.id], self.bases[entry.base])
+
+    def attach(self, spec: StageSpec, rows: Sequence[Row]) -> None:
+        """Peers and referenced rows, for the stages that ask for them."""
+        if spec.cls.peers:
+            if self.peers is None:
+                ids = self.verdicts[spec.name].ids
+                values = self.values.of(spec.cls.peers, ids)
+                self.peers = [Row(key, values[key]) for key in ids]
+            for row in rows:
+                row.peers = self.peers
+        if not spec.cls.refs:
+            return
+        found: dict[str, Row] = {}
+        for column, wanted in spec.cls.refs.items():
+            ids = sorted({row[column] for row in rows if row[column] is not None} - set(found))
+            known = set(self.verdicts[INGEST].ids)
+            values = self.values.of(wanted, [key for key in ids if key in known])
+            found.update({key: Row(key, values[key]) for key in values})
+        for row in rows:
+            row.refs = {column: found.get(row[column]) for column in spec.cls.refs}
+
+    def forget(self) -> None:
+        self.bases.clear()
+
+    def _is_base(self, column: str) -> bool:
+        return self.pipeline.is_base_column(column)
+
+
+def child_id(parent: str, spec: StageSpec, values: Mapping[str, Any]) -> str:
+    """An edit's id: a hash of its photograph's id and the columns that the stage names in `identity`."""
+    identity = [parent, *(values[name] for name in spec.cls.identity)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _fits(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> Exception | None:
+    try:
+        pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _misfit(error: Exception) -> str:
+    return str(Failure("OutcomeError", f"the stage's outcome does not fit the columns it declares: {error}"))
+
+
+def _reads(spec: StageSpec, pipeline: Pipeline) -> set[str]:
+    optional = {column for column in spec.cls.optional_reads if column in pipeline.providers}
+    return {column for column in {*spec.cls.reads, *optional, *spec.cls.refs} if column != "id"}
+
+
+def _children(spec: StageSpec, row: Row, outcome: Any) -> list[dict[str, Any]]:
+    children: dict[str, dict[str, Any]] = {}
+    for values in outcome:
+        checked = _checked(spec, values)
+        key = child_id(row.id, spec, checked)
+        children.setdefault(key, {"id": key, **checked})
+    return [children[key] for key in sorted(children)]
+
+
+def _checked(spec: StageSpec, outcome: Any) -> dict[str, Any]:
+    """The outcome with exactly the columns that the stage declares."""
+    values = dict(outcome)
+    missing, unknown = set(spec.cls.writes.names) - set(values), set(values) - set(spec.cls.writes.names)
+    if missing or unknown:
+        raise ValueError(f"missing columns {sorted(missing)}, undeclared columns {sorted(unknown)}")
+    return values
+
+
+def _onward(spec: StageSpec, row: Row, record: Mapping[str, Any]) -> list[Row]:
+    if spec.cls.fans_out:
+        return [Row(c["id"], {k: v for k, v in c.items() if k != "id"}, row) for c in record[CHILDREN]]
+    row.values.update({name: record[name] for name in spec.cls.writes.names})
+    return [row]
+
+
+def _verdicts(spec: StageSpec, rules: Sequence[Rule], records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """int (n,) codes of freshly measured rows."""
+    failed = np.array([record.get("error") is not None for record in records], dtype=bool)
+    if spec.cls.fans_out:
+        empty = np.array([not record.get(CHILDREN) for record in records], dtype=bool)
+        return np.where(failed, FAILED, np.where(empty, REJECTED, KEPT))
+    if any(rule.needs_fit for rule in rules):
+        return np.where(failed, FAILED, PENDING)
+    used = [spec.cls.writes.field(name) for name in dict.fromkeys(rule.column for rule in rules)]
+    schema = pa.schema([pa.field("id", pa.string()), *used])
+    table = pa.Table.from_pylist([{name: r.get(name) for name in schema.names} for r in records], schema=schema)
+    broken = broken_rules(rules, table) >= 0
+    return np.where(failed, FAILED, np.where(broken, REJECTED, KEPT))
+
+
+def _call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
+    """The stage on a batch; if the batch as a whole raises, on each row by itself, so that only bad rows fail."""
+    try:
+        outcomes = list(stage(rows))
+        if len(outcomes) == len(rows):
+            return outcomes
+        problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
+    except Exception as error:
+        problem = error
+    if len(rows) == 1:
+        return [Failure.of(problem)]
+    return [outcome for row in rows for outcome in _call(stage, [row])]
+
+
+def _by_base(entries: Sequence[_Entry], photographs: int) -> Iterator[list[_Entry]]:
+    """Batches of at most so many photographs with all their rows; entries are sorted by photograph."""
+    batch: list[_Entry] = []
+    bases: set[str] = set()
+    for entry in entries:
+        if entry.base not in bases and len(bases) == photographs:
+            yield batch
+            batch, bases = [], set()
+        batch.append(entry)
+        bases.add(entry.base)
+    if batch:
+        yield batch
+
+
+def _died() -> Failure:
+    return Failure(
+        "WorkerDied", "the process died whenever it had this row in hand (a crash in native code, or memory)"
+    )
+
+
+def _one_thread() -> None:
+    """A worker is one of as many as there are cores: libraries inside it must not start threads of their own."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(2)
