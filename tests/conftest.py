@@ -8,8 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 cv2.setNumThreads(1)
+settings.register_profile("ugaf", deadline=None, derandomize=True)
+settings.load_profile("ugaf")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -68,7 +69,7 @@ class FakeView:
         self, level: str, columns: Sequence[str] = (), *, kept: bool = False, ids: set[str] | None = None
     ) -> Iterator[pa.Table]:
         whole = self.tables[level]
-        names = [name for name in VERDICT if name != "parent" or level == "edit"]
+        names = [name for name in VERDICT if name in whole.column_names]
         for start in range(0, whole.num_rows, self.fragment):
             table = whole.slice(start, self.fragment)
             if kept:
@@ -160,11 +161,11 @@ EDIT_STAGES = [
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Real photographs that scikit-image carries."""
+    """Real photographs that scikit-image carries, the larger ones at half their size."""
     names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
     found = {name: np.asarray(getattr(skimage.data, name)()) for name in names}
     found["motorcycle"] = np.asarray(skimage.data.stereo_motorcycle()[0])
-    return found
+    return {name: pixels[::2, ::2] if pixels.shape[0] > 600 else pixels for name, pixels in found.items()}
 
 
 BOX_OF = {
@@ -173,7 +174,7 @@ BOX_OF = {
     "coffee": (140, 60, 460, 340),
     "rocket": (290, 40, 360, 350),
     "hubble_deep_field": (350, 300, 560, 480),
-    "retina": (320, 320, 700, 760),
+    "retina": (160, 160, 350, 380),
     "motorcycle": (120, 130, 640, 470),
 }
 WORDS = {
@@ -207,12 +208,18 @@ def invent_edit(photo: np.ndarray, box: tuple[int, int, int, int], task: str) ->
 
 def photo_run() -> FakeView:
     """Seven photographs and two bad files, with invented edits: each verdict occurs on both levels."""
+    photos, edits = _photo_tables()
+    return FakeView("demo <run>", [*IMAGE_STAGES, *EDIT_STAGES], {"image": photos, "edit": edits}, 16)
+
+
+@functools.cache
+def _photo_tables() -> tuple[pa.Table, pa.Table]:
     rng = np.random.default_rng(7)
     photo_rows: list[dict[str, Any]] = []
     edit_rows: list[dict[str, Any]] = []
     for n, (name, pixels) in enumerate(sorted(photographs().items())):
         id = f"{n:032x}"
-        data = images.encode(pixels, "jpeg", 90)
+        data = images.encode(pixels, "jpeg")
         dull = name == "hubble_deep_field"
         photo_rows.append({
             "id": id, "status": "rejected" if dull else "kept", "stage": "curation.photometric" if dull else "",
@@ -233,19 +240,14 @@ def photo_run() -> FakeView:
             {"id": f"bad{n:029x}", "status": "failed", "stage": "ingest", "reason": why, "image": data}
             | {"sources": [f"bad/{n}.jpg"]}
         )
-    return FakeView(
-        "demo <run>",
-        [*IMAGE_STAGES, *EDIT_STAGES],
-        {"image": image_table(photo_rows), "edit": edit_table(edit_rows)},
-        16,
-    )
+    return image_table(photo_rows), edit_table(edit_rows)
 
 
 def _edit(
     parent: str, n: int, t: int, task: str, pixels: np.ndarray, name: str, rng: np.random.Generator
 ) -> dict[str, Any]:
     box = BOX_OF[name]
-    edited = images.encode(invent_edit(pixels, box, task), "png" if t % 2 else "webp", None if t % 2 else 90)
+    edited = images.encode(invent_edit(pixels, box, task), "png" if t == 3 else "jpeg")
     tone = task == "tone"
     row: dict[str, Any] = {
         "id": f"e{n:015x}{t:016x}", "parent": parent, "status": "kept", "stage": "", "reason": "", "task": task,

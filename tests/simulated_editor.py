@@ -1,8 +1,8 @@
 """A stand-in for a diffusion editor: known local edits, and what such an editor does to all the other pixels.
 
-`local_edit` changes one region of a photograph and says which pixels it changed. `redraw` then treats the whole image as a
-diffusion editor does: it works at about one megapixel with sides that are multiples of 16, shifts the content by a few
-pixels, drifts in colour and replaces fine texture by texture of the same strength that is not the same.
+`local_edit` changes one region of a photograph and says which pixels it changed. `redraw` then treats the whole image
+as a diffusion editor does: it works at about one megapixel with sides that are multiples of 16, shifts the content by a
+few pixels, drifts in colour and replaces fine texture by texture of the same strength that is not the same.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Redraw:
     """How an editor disturbs what it should leave alone.
 
     shift: pixels (x, y). scale: residual zoom. gain, offset, gamma: per channel, of values 0..1. texture: share of fine
-    texture that is redrawn; coarse: how coarse, in pixels (a VAE's cell is 8 px wide). wobble: standard deviation of the
-    local displacement, pixels. crop: share of width and height that is cut off around the centre. quality: of the final JPEG, or None. megapixels: working size, or None to keep the size.
+    texture that is redrawn; coarse: how coarse, in pixels. wobble: standard deviation of local displacement, px.
+    crop: share of width and height that is cut off around the centre. quality: of the final JPEG, or None. megapixels:
+    working size, or None to keep the size.
     give_back: True if the result is brought back to the source's size, as most servers do.
     """
 

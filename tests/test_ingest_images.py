@@ -335,3 +335,27 @@ def test_remote_folders_files_and_globs():
     assert len(good(ingest(f"{base}/a 1.png"))) == 1
     with pytest.raises(ConfigError, match="no such file or folder"):
         keys(f"{base}/missing")
+
+
+def test_s3_through_its_own_server(monkeypatch):
+    """Names that a URL would have to escape, options in the URL, globs, and a tar read by ranges."""
+    server_class = pytest.importorskip("moto.server").ThreadedMotoServer
+    boto3 = pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server = server_class(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="photos")
+        for name, data in {"in/a b%20c.png": picture(1), "in/x/d.jpg": picture(2), "in/bad.png": b""}.items():
+            client.put_object(Bucket="photos", Key=name, Body=data)
+        options = f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+        rows = ingest(f"s3://photos/in{options}")
+        assert {row["image"] for row in good(rows)} == {picture(1), picture(2)}
+        assert failures(rows).keys() == {"s3://photos/in/bad.png"}
+        assert keys(f"s3://photos/in/*/*.jpg{options}") == ["s3://photos/in/x/d.jpg"]
+    finally:
+        server.stop()

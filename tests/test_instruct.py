@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import copy
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -69,9 +70,23 @@ def rows() -> list[Row]:
     return found
 
 
+class Shared(Instruct):
+    """Measures each of the 40 photographs once, though 50 rows have it; chance hangs on the id alone."""
+
+    scenes: ClassVar[dict[int, Any]] = {}
+
+    def scene(self, row: Row) -> Any:
+        known = self.scenes.setdefault(int(row.id, 16) % 40, super().scene(row))
+        known.things, known.calm_boxes, known.tones_there, known.unrestorable  # noqa: B018
+        shared = copy.copy(known)
+        shared.id = row.id
+        return shared
+
+
 @pytest.fixture(scope="module")
 def edits(rows: list[Row]) -> list[tuple[Row, dict[str, Any]]]:
-    stage = stage_of()
+    stage = Shared("annotation.instruct", Instruct.Settings(), 0)
+    stage.setup()
     return [(row, child) for row in rows for child in stage.process(row)]
 
 
@@ -151,7 +166,7 @@ def test_a_hybrid_has_two_operations_on_two_objects_in_one_sentence(edits: list)
 
 
 def test_an_object_is_named_by_its_own_colour(edits: list) -> None:
-    own = {name: rgb for name, rgb in zip(["red", "blue", "green", "purple", "orange"], COLOURS, strict=True)}
+    own = dict(zip(["red", "blue", "green", "purple", "orange"], COLOURS, strict=True))
     for row, child in edits:
         if child["task"] not in params.LOCAL:
             continue
@@ -178,7 +193,6 @@ def test_sentences_vary_and_are_whole(edits: list) -> None:
             assert text[0].isupper(), text
         if child["register"] == "detailed":
             assert text.endswith("."), text
-        assert child["target"] in text or child["task"] in ("hybrid",) or child["target"][0].isupper() is False
 
 
 def test_targets_are_said(edits: list) -> None:
@@ -271,8 +285,8 @@ def test_without_a_mask_or_cut_off_an_object_is_neither_removed_nor_added() -> N
 def test_a_label_is_said_and_a_grey_photograph_is_not_made_grey() -> None:
     photo = np.full((200, 300, 3), 225, np.uint8)
     photo[60:140, 40:140] = 90
-    row = Row("b" * 32, {"image": images.encode(photo), "width": 300, "height": 200,
-                         "objects": [thing((40, 60, 140, 140), np.ones((80, 100), bool), label="Suitcase")]})  # fmt: skip
+    objects = [thing((40, 60, 140, 140), np.ones((80, 100), bool), label="Suitcase")]
+    row = Row("b" * 32, {"image": images.encode(photo), "width": 300, "height": 200, "objects": objects})
     row.peers = [row]
     (child,) = stage_of(tasks={"style": 1}, edits_per_image=1).process(row)
     assert "suitcase" in child["target"]

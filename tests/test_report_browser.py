@@ -17,7 +17,8 @@ By = pytest.importorskip("selenium.webdriver.common.by").By
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1366,900"
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --force-prefers-reduced-motion "
+    "--window-size=1366,900"
 )
 
 

@@ -1,9 +1,9 @@
 """Mattes and layers: what makes a local edit end at the object's edge and nowhere else.
 
-A *mask* is bool; a *matte* is its soft version, float32 0..1, that follows the image's own edges (guided filter: He, Sun
-and Tang, "Guided Image Filtering", TPAMI 2013, in the subsampled form of He and Sun, "Fast Guided Filter", 2015).
-A `Layer` is a rectangle of pixels with a matte. `overlay` mixes it in, and leaves every pixel where the matte is 0 as it was,
-bit for bit.
+A *mask* is bool; a *matte* is its soft version, float32 0..1, that follows the image's own edges (guided filter: He,
+Sun and Tang, "Guided Image Filtering", TPAMI 2013, subsampled as in He and Sun, "Fast Guided Filter", 2015). A `Layer`
+is a rectangle of pixels with a matte. `overlay` mixes it in, and leaves every pixel where the matte is 0 as it was, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def quantise(matte: np.ndarray) -> np.ndarray:
 
 
 def place(mask: np.ndarray, box: Box, window: Box) -> np.ndarray:
-    """A mask of `box`'s size as a mask of `window`'s size, both in the same image's pixels."""
-    result = np.zeros((window[3] - window[1], window[2] - window[0]), dtype=mask.dtype)
+    """An array of `box`'s size in one of `window`'s size, 0 elsewhere; both boxes in the same image's pixels."""
+    result = np.zeros((window[3] - window[1], window[2] - window[0], *mask.shape[2:]), dtype=mask.dtype)
     x1, y1 = max(box[0], window[0]), max(box[1], window[1])
     x2, y2 = min(box[2], window[2]), min(box[3], window[3])
     if x2 > x1 and y2 > y1:
@@ -147,7 +147,8 @@ def matte_of(rgb: np.ndarray, mask: np.ndarray, band: float | None = None) -> np
 
     Args:
         rgb: uint8 (h, w, 3). mask: bool (h, w).
-        band: how far from the outline, in pixels, the matte may differ from the mask. Default: 2 % of sqrt(area), 2..10.
+        band: how far from the outline, in pixels, the matte may differ from the mask; by default 2 % of sqrt(area),
+            2..10.
 
     Returns:
         float32 (h, w): exactly 1 inside the band, exactly 0 outside it.
@@ -181,7 +182,7 @@ def grabcut(photo: np.ndarray, box: Box) -> np.ndarray | None:
         return None
     cv2.setRNGSeed(1)
     try:
-        cv2.grabCut(small, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small, labels, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
     except cv2.error:
         return None
     found = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.float32)

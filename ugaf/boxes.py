@@ -31,7 +31,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def clip(box: Sequence[float], width: int, height: int) -> Box:
     """The box inside the image, rounded outwards to whole pixels."""
-    x1, y1 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+    x1, y1 = min(max(0, int(np.floor(box[0]))), width), min(max(0, int(np.floor(box[1]))), height)
     x2, y2 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
     return x1, y1, max(x1, x2), max(y1, y2)
 

@@ -61,8 +61,9 @@ def detect_change(source: np.ndarray, edited: np.ndarray, drift: Drift = "auto")
 
     Args:
         drift: what to do with a colour change that one smooth curve explains over the whole image. "undo" it (a local
-            edit was asked for), "keep" it as part of the change (a global edit was asked for), or "auto": undo it
-            while it is small (under AUTO_DRIFT), since what is larger is more likely to be meant.
+            edit was asked for), "keep" it as part of the change (a global edit was asked for: then nothing is known to
+            be unchanged, and every pixel that visibly differs counts), or "auto": undo it while it is small (under
+            AUTO_DRIFT), else keep it, since what is larger is more likely to be meant.
     """
     if source.shape == edited.shape:
         step = _largest_step(source, edited)
@@ -80,8 +81,7 @@ def detect_change(source: np.ndarray, edited: np.ndarray, drift: Drift = "auto")
     distance, activity = difference(before, corrected)
     limit, noise = noise_limit(distance, activity, registered.valid)
     if keep:
-        distance, _ = difference(before, raw)
-        limit = np.minimum(limit, GLOBAL_LIMIT)
+        distance, limit = plain_difference(before, raw), np.full_like(limit, JUST_VISIBLE)
     # Beside a strong change its blur still passes the limit; it ends where it has fallen to a third.
     peak = cv2.dilate(distance, _disk(4))
     ratio = np.where(registered.valid & (distance >= 0.33 * peak), distance / limit, 0)
@@ -97,14 +97,14 @@ def detect_change(source: np.ndarray, edited: np.ndarray, drift: Drift = "auto")
 AUTO_DRIFT = 8.0
 """CIE76 difference up to which an unexplained global colour change counts as an editor's drift."""
 
-GLOBAL_LIMIT = 8.0
-"""Upper bound of the threshold where a global colour change counts: what the drift curve cannot explain is no noise."""
+MAX_LIMIT = 20.0
+"""CIE76 difference above which a pixel is changed whatever the pair's noise (a flat answer is all "noise")."""
 
 
 def is_exact(source: np.ndarray, step: np.ndarray) -> bool:
     """True for a pair whose unchanged pixels are identical, as made by compositing or by the templates editor.
 
-    A model or a lossy encoder never reproduces textured tiles of 16 x 16 pixels bit by bit over part of an image while
+    A model or a lossy encoder never reproduces textured tiles of 8 x 8 pixels bit by bit over part of an image while
     leaving hardly a tile with tiny differences elsewhere. Identical images are exact too.
 
     Args:
@@ -117,7 +117,7 @@ def is_exact(source: np.ndarray, step: np.ndarray) -> bool:
     texture = _tiles(source[..., 1], np.max) - _tiles(source[..., 1], np.min)
     same = (largest == 0) & (texture > 6)
     faint = (largest > 0) & (largest <= 3)
-    return bool(same.sum() >= max(4, 0.05 * (texture > 6).sum()) and faint.sum() <= 0.1 * (largest == 0).sum())
+    return bool(same.sum() >= max(4, 0.01 * (texture > 6).sum()) and faint.sum() <= 0.1 * (largest == 0).sum())
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
@@ -203,15 +203,25 @@ def difference(source: np.ndarray, edited: np.ndarray) -> tuple[np.ndarray, np.n
     return np.sqrt(colour * colour + texture * texture), np.minimum(energy[0], energy[1])
 
 
+def plain_difference(source: np.ndarray, edited: np.ndarray) -> np.ndarray:
+    """Root mean square of the CIE76 difference over a Gaussian window (sigma 2): float32 (height, width).
+
+    For edits of the whole image, where no pixel is known to be unchanged: nothing tells noise or drift from the edit.
+    """
+    step = edited - source
+    return np.sqrt(cv2.GaussianBlur(np.einsum("ijk,ijk->ij", step, step), (0, 0), 2.0))
+
+
 def noise_limit(distance: np.ndarray, activity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, float]:
     """The largest difference that is still this pair's noise, at each pixel, and the noise level itself.
 
     Pixels are grouped by activity into bins of equal counts. In each, the noise is read from the lower part of the
     distribution (its 20 % and 50 % quantiles), which an edit of up to half of the bin leaves alone, and the limit is
-    set at `median + 6 x (median - 20 % quantile)`, or three times the median. Limits are made to rise with activity.
+    set at `median + 6 x (median - 20 % quantile)`, or three times the median. A median over three
+    bins keeps a bin that the edit fills from setting its own limit.
 
     Returns:
-        limit: float32 (height, width), CIE76, >= JUST_VISIBLE.
+        limit: float32 (height, width), CIE76, JUST_VISIBLE..MAX_LIMIT.
         noise: median difference of the pixels under the limit.
     """
     level, values = np.log1p(activity[valid]), distance[valid]
@@ -227,9 +237,8 @@ def noise_limit(distance: np.ndarray, activity: np.ndarray, valid: np.ndarray) -
         inside = values[(level >= edges[index]) & (level <= edges[index + 1])]
         low, centre[index] = np.quantile(inside, (0.2, 0.5)) if inside.size else (0.0, 0.0)
         spread[index] = centre[index] - low
-    # A bin whose median is far above its neighbours' is one that the edit fills: it takes their noise.
     centre, spread = _smooth(centre), _smooth(spread)
-    limits = np.maximum(np.maximum(centre + 6 * spread, 3 * centre), JUST_VISIBLE)
+    limits = np.clip(np.maximum(centre + 6 * spread, 3 * centre), JUST_VISIBLE, MAX_LIMIT)
     limit = np.interp(np.log1p(activity), middle, limits).astype(np.float32)
     calm = distance[valid & (distance <= limit)]
     return limit, float(np.median(calm)) if calm.size else 0.0
@@ -320,7 +329,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
 
 
-def _tiles(values: np.ndarray, how: Callable[..., np.ndarray], side: int = 16) -> np.ndarray:
+def _tiles(values: np.ndarray, how: Callable[..., np.ndarray], side: int = 8) -> np.ndarray:
     height, width = (length // side * side for length in values.shape)
     if not height or not width:
         return np.atleast_2d(how(values))

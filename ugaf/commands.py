@@ -82,7 +82,7 @@ def do_status(options: Namespace) -> int:
     view = RunView(_find_run(options.run))
     counts = view.funnel()
     if options.json:
-        print(json.dumps([dataclasses.asdict(stage) for stage in counts], indent=1))
+        print(json.dumps([stage.as_dict() for stage in counts], indent=1))
     else:
         console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
         print_funnel(counts)
@@ -141,7 +141,9 @@ def do_stages(options: Namespace) -> int:
 
 def print_funnel(counts: list[StageCounts]) -> None:
     """The funnel as a table, reasons below their stage."""
-    table = Table("stage", "of", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("of")
     for name in ("given", "kept", "rejected", "failed", "pending", "rows/s"):
         table.add_column(name, justify="right")
     for stage in counts:
@@ -152,7 +154,7 @@ def print_funnel(counts: list[StageCounts]) -> None:
         reasons = [*stage.rejected.most_common(3), *((f"failed: {k}", n) for k, n in stage.errors.most_common(3))]
         for reason, number in reasons:
             table.add_row(f"  [dim]{escape(reason)}[/]", "", "", "", f"[dim]{number}[/]")
-    console.print(table)
+    console.print(table, crop=False)
 
 
 def _load(options: Namespace) -> Pipeline:

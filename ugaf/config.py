@@ -163,6 +163,10 @@ class Pipeline:
     def document(self) -> dict[str, Any]:
         """The resolved pipeline as plain data, every default filled in; `parse` takes it back."""
         top = self.settings.model_dump(mode="json", exclude={"stages"})
+        # What `kind: auto` found is written down, so that a run can be read when its inputs are gone.
+        for entry in top["inputs"]:
+            if entry["kind"] == "auto":
+                entry["kind"] = "pairs" if self.is_pairs else _kind_by_name(entry["path"])
         stages = [
             {
                 spec.name: {
@@ -300,6 +304,11 @@ def known_stages() -> list[str]:
 
     found = pkgutil.walk_packages(stages.__path__, "stages.")
     return sorted(module.name.removeprefix("stages.") for module in found if not module.ispkg)
+
+
+def _kind_by_name(path: str) -> str:
+    """The kind of an input of photographs, so that it is not taken for pairs when it is gone."""
+    return {".parquet": "parquet", ".tar": "webdataset"}.get(Path(path).suffix, "auto")
 
 
 def _stage_entries(stages: Any) -> dict[str, Any]:

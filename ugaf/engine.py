@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class RayEngine:
         self.monitor: Any = None
 
     def __enter__(self) -> RayEngine:
-        # Ray's native code prints notices for its own developers to this terminal.
+        # Ray's native code prints notices for its own developers to this terminal: only fatal ones are for users.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
@@ -69,8 +70,12 @@ class RayEngine:
         local: dict[str, Any] = {}
         if self.address == "local":
             local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            # Workers find the modules that this process finds, such as a user's own stages.
+            path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
+            local["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
         try:
-            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+            with _native_stderr_hidden():
+                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"cannot reach Ray at {self.address!r}: {error}") from error
         self.monitor = ray.remote(num_cpus=0)(Monitor).remote()
@@ -142,6 +147,23 @@ class RayEngine:
             done.set()
             thread.join()
         progress(ray.get(self.monitor.snapshot.remote()))
+
+
+@contextmanager
+def _native_stderr_hidden() -> Iterator[None]:
+    """Hides what native code writes to this process's stderr while Ray starts; Python's own stderr is left alone."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    python_stderr = sys.stderr
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(kept), "w", closefd=True) as visible:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = visible
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _quiet_ray_data() -> None:

@@ -1,11 +1,12 @@
 """Fill a hole in a photograph with what surrounds it: coarse-to-fine patch-based completion.
 
-Each patch of the hole looks for its nearest patch in the known part, each pixel becomes the weighted vote of the patches that
-cover it, and the two steps alternate from a coarse picture to a fine one (Wexler, Shechtman and Irani, "Space-Time
-Completion of Video", TPAMI 2007; the texture channels are after Newson et al., "Video Inpainting of Complex Scenes",
-SIAM J. Imaging Sciences 2014). Patches are compared by their principal components: all against all on small levels,
-by PatchMatch (Barnes et al., SIGGRAPH 2009) on larger ones. The search runs on a reduced picture. Its votes give the
-low frequencies of the result, and its correspondences carry the full-resolution detail over, so there is neither a smear nor a seam.
+Each patch of the hole looks for its nearest patch in the known part, each pixel becomes the weighted vote of the
+patches that cover it, and the two steps alternate from a coarse picture to a fine one (Wexler, Shechtman and Irani,
+"Space-Time Completion of Video", TPAMI 2007; the texture channels are after Newson et al., "Video Inpainting of Complex
+Scenes", SIAM J. Imaging Sciences 2014). Patches are compared by their principal components: all against all on small
+levels, by PatchMatch (Barnes et al., SIGGRAPH 2009) on larger ones. The search runs on a reduced picture. At full
+resolution whole areas are copied along the best matches, so that texture stays sharp, and only their low frequencies
+are corrected to those of the vote, so that the areas join.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _complete(rgb: np.ndarray, hole: np.ndarray, banned: np.ndarray, rng: np.ran
             rounds = 4 if index < len(levels) - 1 else 3
         field, costs = _iterate(level, field, rounds, rng)
         previous = level
-    assert field is not None and costs is not None
+    assert field is not None
+    assert costs is not None
     return _render(rgb, banned, levels[0], field, costs)
 
 
@@ -129,9 +131,13 @@ def _square(mask: np.ndarray, radius: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)).astype(bool)
 
 
-def _iterate(level: _Level, field: np.ndarray | None, rounds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Alternate search and vote on one level. field: int32 (h, w, 2), the (row, column) that each pixel's patch copies.
-    Returns the field and its costs, float32 (h, w)."""
+def _iterate(
+    level: _Level, field: np.ndarray | None, rounds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Alternate search and vote on one level.
+
+    Returns the field, int32 (h, w, 2), the (row, column) that each pixel's patch copies, and its costs, float32 (h, w).
+    """
     height, width = level.hole.shape
     sources = np.argwhere(level.source).astype(np.int32)
     targets = np.argwhere(_square(level.hole, RADIUS)).astype(np.int32)

@@ -45,9 +45,11 @@ def rgb_entropy(rgb: np.ndarray) -> float:
     measures how many tones there are, not colour. (Shannon 1948.)
     """
     _check(rgb)
+    pixels = rgb.shape[0] * rgb.shape[1]
     counts = np.concatenate([cv2.calcHist([rgb], [channel], None, [256], [0, 256]) for channel in range(3)])
-    share = counts[counts > 0].astype(np.float64) / (rgb.shape[0] * rgb.shape[1])
-    return max(0.0, -float(share @ np.log2(share)) / 3)
+    counts = counts.ravel().astype(np.float64)
+    # -sum p log p with p = count / pixels; an empty bin counts as 1 log 1 = 0.
+    return max(0.0, float(np.log2(pixels) - counts @ np.log2(np.maximum(counts, 1)) / (3 * pixels)))
 
 
 def saturation(rgb: np.ndarray) -> float:
@@ -96,8 +98,9 @@ def texture(rgb: np.ndarray) -> float:
     """Mean standard deviation of luma within blocks of 8 x 8 pixels; grey levels, 0..127.5.
 
     How busy the image is all over: large empty surfaces pull it down, however strong the contrast between them. Blocks
-    cut off by the right and lower edge count by their area. (The standard deviation as texture descriptor: Gonzalez
-    and Woods, "Digital Image Processing", chapter "Feature extraction", statistical approaches to texture.)
+    that the right or lower edge cuts are left out; an image narrower than a block is one block wide. (The standard
+    deviation as texture descriptor: Gonzalez and Woods, "Digital Image Processing", chapter "Feature extraction",
+    statistical approaches to texture.)
     """
     return _block_deviation(luma(rgb))
 
@@ -126,13 +129,13 @@ def _gradient_power(grey: np.ndarray) -> float:
 
 
 def _block_deviation(grey: np.ndarray) -> float:
+    height, width = (min(BLOCK, length) for length in grey.shape)
     sums, squares = cv2.integral2(grey, sdepth=cv2.CV_32S, sqdepth=cv2.CV_64F)
-    rows, columns = (np.array([*range(0, length, BLOCK), length]) for length in grey.shape)
-    area = (rows[1:] - rows[:-1])[:, None] * (columns[1:] - columns[:-1])
-    corners = (rows[:, None], columns)
-    mean = _block_sums(sums[corners]) / area
-    variance = _block_sums(squares[corners]) / area - mean * mean
-    return float((np.sqrt(np.maximum(variance, 0)) * area).sum() / grey.size)
+    total = _block_sums(sums[::height, ::width])
+    total_of_squares = _block_sums(squares[::height, ::width])
+    pixels = height * width
+    # The deviation times the pixels, from whole numbers: nothing to lose by cancellation.
+    return float(np.sqrt(pixels * total_of_squares - total * total).mean() / pixels)
 
 
 def _block_sums(corners: np.ndarray) -> np.ndarray:

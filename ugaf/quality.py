@@ -1,4 +1,4 @@
-"""What can be measured on a pair of images without a model: entropy, fidelity, seams, artifacts, sharpness.
+"""What can be measured on a pair of images without a model: fidelity, seams, artifacts, sharpness.
 
 Pure functions on arrays. Images are RGB uint8 (height, width, 3), masks bool (height, width), light is CIE L (0..100).
 None of these is an opinion on whether an edit looks good; each is one quantity with one definition.
@@ -11,19 +11,6 @@ import numpy as np
 
 PSNR_CAP = 100.0
 """Peak signal-to-noise ratio, in dB, that stands for identical pixels."""
-
-
-def rgb_entropy(rgb: np.ndarray) -> float:
-    """Shannon entropy in bits of each channel's 256-bin histogram, averaged over R, G and B: 0 (flat) .. 8.
-
-    FineEdit (sec. 3) filters by "RGB entropy" without defining it; this definition is ours.
-    """
-    total = 0.0
-    for channel in range(3):
-        counts = np.bincount(np.ascontiguousarray(rgb[..., channel]).ravel(), minlength=256)
-        share = counts[counts > 0] / max(counts.sum(), 1)
-        total -= float((share * np.log2(share)).sum())
-    return total / 3 + 0.0
 
 
 def psnr(source: np.ndarray, edited: np.ndarray, region: np.ndarray) -> float | None:
@@ -124,7 +111,10 @@ def seams(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
     A pasted patch ends in a step of one or two pixels; a photographed outline is spread by the lens and the
     demosaicing. A pixel is a new hard step if its hardness (`hard_steps`) exceeds the 90 % quantile of the source's own
     edges, and by 0.25 the source's own hardness there. Their density in a band of 3 pixels around the border, less that
-    in the parallel band 6 to 12 pixels inside (textures have steps everywhere), is the result.
+    in the parallel band 6 to 12 pixels inside (textures have steps everywhere), is the first measure. The second finds
+    the outline of a pasted rectangle under any texture: the share of the border where the change itself (edited minus
+    source) is a hard step along a horizontal or vertical line of 15 pixels or more, on a side of a part's bounding box.
+    The greater of both is the result.
 
     Args:
         before, after: lightness of source and edited image (`lightness`). mask: where the pair changed.
@@ -141,7 +131,31 @@ def seams(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
     at_border = (hard & border).sum() / 2 / length
     inner = _band(mask, 6, 12)
     inside = (hard & inner).sum() / max(1, inner.sum()) * border.sum() / 2 / length if inner.any() else 0.0
-    return float(np.clip(at_border - inside, 0, 1))
+    return float(
+        np.clip(max(at_border - inside, _straight_steps(after - before, border & _sides(mask)) / length), 0, 1)
+    )
+
+
+def _sides(mask: np.ndarray) -> np.ndarray:
+    """Within 4 pixels of the sides of the bounding boxes of the mask's larger parts: bool (height, width)."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sides = np.zeros(mask.shape, np.uint8)
+    for x, y, width, height, area in stats[1:]:
+        if area >= 0.05 * mask.sum():
+            cv2.rectangle(sides, (int(x), int(y)), (int(x + width - 1), int(y + height - 1)), 1, 9)
+    return sides.astype(bool)
+
+
+def _straight_steps(change: np.ndarray, border: np.ndarray) -> float:
+    """Length in pixels of the hard, straight, axis-aligned steps of the change (in L) within the border band."""
+    total = 0.0
+    for axis in (0, 1):
+        narrow, wide = np.abs(_step(change, 1, axis)), np.abs(_step(change, 4, axis))
+        hard = ((wide >= 4.0) & (narrow >= 0.8 * wide) & border).astype(np.uint8)
+        gap, run = ((1, 5), (1, 15)) if axis == 0 else ((5, 1), (15, 1))
+        joined = cv2.morphologyEx(hard, cv2.MORPH_CLOSE, np.ones(gap, np.uint8))
+        total += float(cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones(run, np.uint8)).sum())
+    return total / 2
 
 
 def sharpness_loss(before: np.ndarray, after: np.ndarray, mask: np.ndarray, inside_counts: bool = True) -> float:

@@ -9,7 +9,8 @@ Three steps, each of which the edit itself must not disturb:
 1. **Frame.** If the aspect ratios differ, the edited image was stretched, cropped or padded: the hypothesis under which
    the two images correlate best wins.
 2. **Displacement.** Both images are cut into tiles; phase correlation gives each tile's sub-pixel displacement. A
-   robust fit (iteratively reweighted, Tukey's biweight) of shift and scale to all tiles ignores those that the edit covers.
+   robust fit (iteratively reweighted, Tukey's biweight) of shift and scale to all tiles ignores those that the edit
+   covers.
 3. **Proof.** The transform is kept only if it brings the images closer together; otherwise the plain resize stands.
 
 Images are RGB uint8 (height, width, 3); displacements are pixels of the source.

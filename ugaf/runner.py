@@ -55,8 +55,8 @@ class SegmentWork:
 
 def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
     """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
-    storage = Storage(pipeline.output)
-    columns = Columns(storage, pipeline)
+    _allowed(pipeline, options)
+    columns = Columns(Storage(pipeline.output), pipeline)
     added = cut(columns)
     if added:
         notify(f"{added} new sources")

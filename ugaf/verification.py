@@ -84,10 +84,10 @@ def ramp(value: float, points: Sequence[float]) -> float:
 
 
 def background_kept(psnr: float | None, ssim: float | None) -> Verdict:
-    """Fidelity outside the target: mean of the scores for PSNR (17 21 25 30 36 dB) and SSIM (.5 .65 .8 .9 .96)."""
+    """Fidelity outside the target: lower of the scores for PSNR (17 21 25 30 36 dB) and SSIM (.5 .65 .8 .9 .96)."""
     if psnr is None or ssim is None:
         return Verdict(None, "no background to compare: the target covers the image")
-    score = (ramp(psnr, (17, 21, 25, 30, 36)) + ramp(ssim, (0.5, 0.65, 0.8, 0.9, 0.96))) / 2
+    score = min(ramp(psnr, (17, 21, 25, 30, 36)), ramp(ssim, (0.5, 0.65, 0.8, 0.9, 0.96)))
     return Verdict(score, f"background PSNR {psnr:.1f} dB, SSIM {ssim:.3f}")
 
 
@@ -222,11 +222,11 @@ def blended(evidence: Evidence, pixels: np.ndarray, box: Box, removed: bool) -> 
         return Verdict(None, "no surround left to compare with")
     with_it, without = (evidence.before, evidence.after) if removed else (evidence.after, evidence.before)
     there, gone = _contrast(with_it, region, ring), _contrast(without, region, ring)
-    if there < 0.25:
+    if there < 0.25 and gone < 0.4:
         strong = changed_enough(evidence, pixels, box)
         return Verdict(strong.score, f"the object has its surround's colours (contrast {there:.2f}); {strong.reason}")
     order = f"{there:.2f} before, {gone:.2f} after" if removed else f"{gone:.2f} before, {there:.2f} after"
-    return Verdict(ramp(1 - gone / there, (-0.1, 0.0, 0.1, 0.2, 0.35)), f"contrast to the surround {order}")
+    return Verdict(ramp(1 - gone / max(there, 0.05), (-0.1, 0.0, 0.1, 0.2, 0.35)), f"contrast to the surround {order}")
 
 
 def lettering(evidence: Evidence, pixels: np.ndarray, box: Box) -> Verdict:

@@ -58,6 +58,10 @@ class StageCounts:
     seconds: float = 0.0
     rows: int = 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**vars(self), "rejected": dict(self.rejected), "errors": dict(self.errors)}
+
     def check(self) -> None:
         """Raises AssertionError if a row was lost or counted twice."""
         total = self.kept + sum(self.rejected.values()) + self.failed + self.pending

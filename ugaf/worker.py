@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ugaf import ingest
-from ugaf.columns import CHILDREN, REFS, Columns, FragmentValues, part_schema
+from ugaf.columns import CHILDREN, REFS, Columns, FragmentValues, heavy_columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
@@ -297,6 +297,34 @@ class _ChainRun:
         return record | columns
 
 
+class _Peer(Row):
+    """A neighbour in the fragment: its image-sized columns are read only if a stage asks, and let go with the batch."""
+
+    __slots__ = ("_heavy", "_reader")
+
+    def __init__(self, id: str, values: dict[str, Any], reader: FragmentValues, heavy: Sequence[str]) -> None:
+        super().__init__(id, values)
+        self._reader = reader
+        self._heavy = frozenset(heavy)
+
+    def __getitem__(self, column: str) -> Any:
+        self._read(column)
+        return super().__getitem__(column)
+
+    def _decoded(self, column: str, side: int | None) -> np.ndarray:
+        self._read(column)
+        return super()._decoded(column, side)
+
+    def _read(self, column: str) -> None:
+        if column in self._heavy and column not in self.values:
+            self.values.update(self._reader.of([column], [self.id])[self.id])
+
+    def forget(self) -> None:
+        self._memo.clear()
+        for column in self._heavy:
+            self.values.pop(column, None)
+
+
 class _Loader:
     """Builds rows with the columns that the chain's stages need, from the store."""
 
@@ -307,7 +335,12 @@ class _Loader:
         self.order = [INGEST, *(spec.name for spec in self.pipeline.stages)]
         self.values = FragmentValues(columns, verdicts.fragment)
         self.bases: dict[str, Row] = {}
-        self.peers: list[Row] | None = None
+        self.peers: list[_Peer] | None = None
+        self.heavy = {
+            column
+            for column, stage in self.pipeline.providers.items()
+            if column in heavy_columns(part_schema(self.pipeline, stage))
+        }
 
     def load(self, entries: Sequence[_Entry]) -> None:
         """Give every entry its row; those of one photograph share its parent row."""
@@ -338,8 +371,10 @@ class _Loader:
         if spec.cls.peers:
             if self.peers is None:
                 ids = self.verdicts[spec.name].ids
-                values = self.values.of(spec.cls.peers, ids)
-                self.peers = [Row(key, values[key]) for key in ids]
+                light = [column for column in spec.cls.peers if column not in self.heavy]
+                values = self.values.of(light, ids)
+                heavy = [column for column in spec.cls.peers if column in self.heavy]
+                self.peers = [_Peer(key, values[key], self.values, heavy) for key in ids]
             for row in rows:
                 row.peers = self.peers
         if not spec.cls.refs:
@@ -354,7 +389,10 @@ class _Loader:
             row.refs = {column: found.get(row[column]) for column in spec.cls.refs}
 
     def forget(self) -> None:
+        """Let go of a batch's images."""
         self.bases.clear()
+        for peer in self.peers or ():
+            peer.forget()
 
     def _is_base(self, column: str) -> bool:
         return self.pipeline.is_base_column(column)

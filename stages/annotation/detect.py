@@ -45,7 +45,6 @@ class Detect(stage.Stage):
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"n_objects": {"min": 1}}
     batch_rows = 8
 
-
     class Settings(stage.Settings):
         detector: dict[str, Any] = Field(
             {"engine": "proposals"},
@@ -58,7 +57,7 @@ class Detect(stage.Stage):
         min_area: float = Field(0.01, ge=0, le=1, description="Drop boxes smaller than this share of the image.")
         max_area: float = Field(0.6, gt=0, le=1, description="Drop boxes larger than this share of the image.")
         max_aspect: float = Field(
-            5.0, ge=1, description="Drop boxes whose longer side is more than this many times the shorter."
+            10.0, ge=1, description="Drop boxes whose longer side is more than this many times the shorter."
         )
 
         @field_validator("detector")

@@ -98,7 +98,7 @@ class Instruct(stage.Stage):
         self._fragment: _Fragment | None = None
 
     def process(self, row: Row) -> Outcome:
-        scene = Scene(row.id, row.photo(SIDE), (row["width"], row["height"]), row["objects"])
+        scene = self.scene(row)
         chosen = self._choose(scene, row)
         if not chosen:
             return []
@@ -116,6 +116,10 @@ class Instruct(stage.Stage):
             child = self._child(request, answer, engine)
             children.setdefault((str(child["boxes"]), child["instruction"], engine), child)
         return list(children.values())
+
+    def scene(self, row: Row) -> Scene:
+        """The photograph as the choice of edits sees it."""
+        return Scene(row.id, row.photo(SIDE), (row["width"], row["height"]), row["objects"])
 
     def _child(self, request: WriteRequest, written: Written, engine: str) -> dict[str, Any]:
         ask = request.ask

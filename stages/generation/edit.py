@@ -1,15 +1,15 @@
 """generation.edit: make the pair that each row describes, with the editor that the pipeline names.
 
-The editor decides nothing but pixels: task, objects, parameters and words were chosen by `annotation.instruct`. Where the
-photograph itself is the pair's source or target, no copy of it is stored (null). New pictures are stored without loss unless the
-`format` says otherwise.
+The editor decides nothing but pixels: task, objects, parameters and words were chosen by `annotation.instruct`. Where
+the photograph itself is the pair's source or target, no copy of it is stored (null). New pictures are stored without
+loss unless `format` and `quality` say otherwise.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -25,7 +25,7 @@ class GenerateEdit(stage.Stage):
 
     version = 1
     reads = ("image", "objects", "task", "instruction", "boxes", "params", "donor")
-    refs: Mapping[str, tuple[str, ...]] = {"donor": ("image", "objects")}
+    refs: ClassVar[Mapping[str, tuple[str, ...]]] = {"donor": ("image", "objects")}
     writes = pa.schema(
         [
             ("source_image", pa.large_binary()),
@@ -61,21 +61,20 @@ class GenerateEdit(stage.Stage):
         self.editor = registry.build("editor", self.settings.editor)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
-        outcomes: list[Outcome] = [Failure("Pending", "not edited")] * len(rows)
-        requests: list[EditRequest] = []
-        places: list[int] = []
+        outcomes: dict[int, Outcome] = {}
+        requests: dict[int, EditRequest] = {}
         for place, row in enumerate(rows):
             try:
-                requests.append(self._request(row))
-                places.append(place)
+                requests[place] = self._request(row)
             except Exception as error:
                 outcomes[place] = Failure.of(error)
-        for place, answer in zip(places, self.editor.edit(requests), strict=True):
+        answers = self.editor.edit(list(requests.values()))
+        for place, answer in zip(requests, answers, strict=True):
             try:
                 outcomes[place] = answer if isinstance(answer, Failure) else self._columns(answer)
             except Exception as error:
                 outcomes[place] = Failure.of(error)
-        return outcomes
+        return [outcomes[place] for place in range(len(rows))]
 
     def _request(self, row: Row) -> EditRequest:
         donor = self._donor(row)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf import boxes, quality
+from ugaf import boxes
+from ugaf.photometry import rgb_entropy
 from ugaf.stage import Row, Stage
 
 
@@ -24,7 +25,7 @@ class RgbEntropy(Stage):
 
     def process(self, row: Row) -> dict[str, Any]:
         source, edited = row.source(), row.edited()
-        pair = min(quality.rgb_entropy(source), quality.rgb_entropy(edited))
+        pair = min(rgb_entropy(source), rgb_entropy(edited))
         regions = list(row["boxes"] or ()) or ([row["bbox_edit"]] if row["bbox_edit"] else [])
         height, width = source.shape[:2]
         crops = []
@@ -35,5 +36,5 @@ class RgbEntropy(Stage):
                     (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy), image.shape[1], image.shape[0]
                 )
                 if boxes.area(inside):
-                    crops.append(quality.rgb_entropy(boxes.crop(image, inside)))
+                    crops.append(rgb_entropy(boxes.crop(image, inside)))
         return {"pair_rgb_entropy": pair, "crop_rgb_entropy": min(crops) if crops else None}

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ugaf.errors import ConfigError
 from ugaf.ingest import samples
 from ugaf.ingest.inputs import InputSettings
-from ugaf.ingest.places import Place, glob, list_folder, split_glob
+from ugaf.ingest.places import Place, glob, list_names, split_glob
 from ugaf.ingest.records import record_columns
 from ugaf.ingest.tables import table_columns
 
@@ -71,24 +71,33 @@ def _holds_pairs(settings: InputSettings) -> bool:
 
 def _folder_holds_pairs(folder: Place, settings: InputSettings) -> bool:
     """A list of pairs at the folder's top decides; then its first sound Parquet file, there or one folder down."""
-    entries = list_folder(folder)
-    files = [place for place, info in entries if info.kind == "file"]
-    for place in files:
-        if format_of(place.name) == "records" and file_holds_pairs(place, settings, "records"):
-            return True
+    files = list_names(folder)
+    if any(format_of(place.name) == "records" and _is_pair_file(place, settings, "records") for place in files):
+        return True
     if not any(format_of(place.name) in ("image", "tar", "parquet") for place in files):
-        for place, info in entries:
-            if info.kind == "folder":
-                files += [child for child, inner in list_folder(place) if inner.kind == "file"]
-                if any(format_of(file.name) for file in files):
-                    break
-    for place in files:
-        if format_of(place.name) == "parquet":
-            try:
-                return file_holds_pairs(place, settings, "parquet")
-            except (OSError, pa.ArrowException):
-                continue  # a damaged file says nothing; listing reports it
-    return False
+        for place in files:
+            below = _names_below(place)
+            if any(format_of(child.name) for child in below):
+                files = below
+                break
+    tables = (place for place in files if format_of(place.name) == "parquet")
+    verdicts = (_is_pair_file(place, settings, "parquet") for place in tables)
+    return next((verdict for verdict in verdicts if verdict is not None), False)
+
+
+def _names_below(place: Place) -> list[Place]:
+    try:
+        return list_names(place) if place.info().kind == "folder" else []
+    except OSError:
+        return []
+
+
+def _is_pair_file(place: Place, settings: InputSettings, format: Format) -> bool | None:
+    """None for a file that cannot be read: listing reports it."""
+    try:
+        return file_holds_pairs(place, settings, format)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def file_holds_pairs(place: Place, settings: InputSettings, format: Format) -> bool:

@@ -143,15 +143,22 @@ def _filesystem(base: str) -> pafs.FileSystem:
     return open_filesystem(base)[0] if base else pafs.LocalFileSystem()
 
 
-def list_folder(place: Place) -> list[tuple[Place, Info]]:
-    """A folder's visible entries by name. One listing; raises OSError."""
+def list_names(place: Place) -> list[Place]:
+    """A folder's visible entries by name, whatever they are. One listing; raises OSError."""
     if not place.base:
-        names = sorted(name for name in os.listdir(place.path) if not name.startswith("."))
-        return [(child, _stat(child.path)) for child in map(place.child, names)]
+        return [place.child(name) for name in sorted(os.listdir(place.path)) if not name.startswith(".")]
+    return [child for child, _ in list_folder(place)]
+
+
+def list_folder(place: Place) -> Iterator[tuple[Place, Info]]:
+    """The same with what each entry is, looked up one by one where that costs a call of its own."""
+    if not place.base:
+        yield from ((child, _stat(child.path)) for child in list_names(place))
+        return
     infos = place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=False))
-    visible = (info for info in infos if not info.base_name.startswith("."))
-    ordered = sorted(visible, key=lambda info: info.base_name)
-    return [(place.child(info.base_name), _from_arrow(info)) for info in ordered]
+    for info in sorted(infos, key=lambda info: info.base_name):
+        if not info.base_name.startswith("."):
+            yield place.child(info.base_name), _from_arrow(info)
 
 
 def _stat(path: str) -> Info:
@@ -186,17 +193,15 @@ def walk(folder: Place, depth: int | None = None, _above: frozenset[str] = froze
     A subfolder that cannot be listed comes as (folder, the error). Folders that link back to one they are in are not
     entered again. `depth` 0 is the folder alone; at that depth, its subfolders come as they are.
     """
+    above = _above if folder.is_remote else _above | {os.path.realpath(folder.path)}
     try:
-        entries = list_folder(folder)
+        for place, info in list_folder(folder):
+            if info.kind != "folder" or depth == 0:
+                yield place, info
+            elif folder.is_remote or os.path.realpath(place.path) not in above:
+                yield from walk(place, None if depth is None else depth - 1, above)
     except OSError as error:
         yield folder, error
-        return
-    above = _above if folder.is_remote else _above | {os.path.realpath(folder.path)}
-    for place, info in entries:
-        if info.kind != "folder" or depth == 0:
-            yield place, info
-        elif folder.is_remote or os.path.realpath(place.path) not in above:
-            yield from walk(place, None if depth is None else depth - 1, above)
 
 
 def split_glob(url: str) -> tuple[str, str] | None:

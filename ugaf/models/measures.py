@@ -19,10 +19,16 @@ SMOOTH_TASKS = frozenset({"style", "background", "tone"})
 """Tasks whose result may rightly be smoother than its source inside the change (oil paint, a blurred backdrop)."""
 
 
+SEAMLESS_TASKS = frozenset({"tone", "restore", "text"})
+"""Tasks whose change has no border (the whole image) or rightly a hard one (lettering)."""
+
+
 class MeasureScorer:
     """Engine "measures": quality = 10 (1 - artifacts)(1 - seams) 2^-sharpness_loss.
 
-    See `ugaf.quality` for each term. Seams are not counted where the change covers over 90 % of the image.
+    See `ugaf.quality` for each term. A change of the whole image has no border, and strokes of lettering are hard steps
+    by nature: seams are 0 for SEAMLESS_TASKS and where over 90 % changed. For restore, lost sharpness is measured but
+    not counted in the quality, since noise that goes is measured as fine detail that goes.
     """
 
     name: ClassVar[str] = "measures"
@@ -48,7 +54,8 @@ class MeasureScorer:
     def _one(self, pair: Pair) -> Mapping[str, float]:
         before, after = quality.lightness(pair.source), quality.lightness(pair.edited)
         flaws = quality.artifacts(pair.source, pair.edited, (before, after), pair.mask)
-        seams = quality.seams(before, after, pair.mask) if pair.mask.mean() <= 0.9 else 0.0
+        seamless = pair.task in SEAMLESS_TASKS or pair.mask.mean() > 0.9
+        seams = 0.0 if seamless else quality.seams(before, after, pair.mask)
         loss = quality.sharpness_loss(before, after, pair.mask, pair.task not in SMOOTH_TASKS)
-        total = 10 * (1 - flaws) * (1 - seams) * 2.0**-loss
+        total = 10 * (1 - flaws) * (1 - seams) * (1.0 if pair.task == "restore" else 2.0**-loss)
         return {"quality": total, "artifacts": flaws, "seams": seams, "sharpness_loss": loss}

@@ -77,7 +77,7 @@ def _grab_cut(image: np.ndarray, start: np.ndarray) -> np.ndarray | None:
     cv2.setRNGSeed(1)
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     try:
-        cv2.grabCut(lab, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(lab, trimap, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     except cv2.error:
         return None  # too few colours for five Gaussians: the region has no cut
     return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)

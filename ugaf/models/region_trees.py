@@ -151,7 +151,7 @@ def _merge(
     queue = [(cost(i, j), i, j) for i in range(n) for j in neighbours[i] if i < j]
     heapq.heapify(queue)
     gone = [False] * (2 * n)
-    tree = []
+    tree: list[tuple[int, int]] = []
     while queue:
         _, i, j = heapq.heappop(queue)
         if gone[i] or gone[j]:

@@ -18,6 +18,7 @@ from ugaf.errors import ConfigError, explain_validation, nearest
 ENGINES: dict[str, dict[str, str]] = {
     "detector": {"proposals": "ugaf.models.proposals:ProposalDetector"},
     "editor": {"templates": "ugaf.models.templates:TemplateEditor"},
+    "writer": {"templates": "ugaf.wording.writer:TemplateWriter"},
     "scorer": {"measures": "ugaf.models.measures:MeasureScorer"},
 }
 

@@ -36,8 +36,8 @@ class Scorer(Protocol):
     """Scores pairs.
 
     `name` and `version` enter the rows and the fingerprint. `score` answers in order, a mapping of finite floats (or a
-    Failure) for each pair; it never makes a score up: what cannot be scored is a Failure. `quality` (0..10, higher is better)
-    is always among the names.
+    Failure) for each pair; it never makes a score up: what cannot be scored is a Failure. `quality` (0..10,
+    higher is better) is always among the names.
     """
 
     name: str

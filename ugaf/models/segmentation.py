@@ -7,10 +7,9 @@ colours in CIE L*a*b* units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -172,8 +171,10 @@ def _colour_words(features: np.ndarray, labels: np.ndarray, n: int, k: int) -> n
     cv2.setRNGSeed(1)
     sample = np.ascontiguousarray(points[:: max(1, len(points) // 4000)])
     k = min(k, len(np.unique(sample, axis=0)))
+    if k == 1:
+        return np.bincount(labels.ravel(), minlength=n).astype(np.float32)[:, None]
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 8, 0.5)
-    _, _, words = cv2.kmeans(sample, k, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    _, _, words = cv2.kmeans(sample, k, None, stop, 1, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
     distances = (words * words).sum(axis=1)[None] - 2 * points @ words.T
     nearest = distances.argmin(axis=1)
     counts = np.bincount(labels.ravel().astype(np.int64) * k + nearest, minlength=n * k)

@@ -139,7 +139,7 @@ def _attach(card: Card, row: Mapping[str, Any], images: Thumbnails) -> None:
         if made_source or made_edited:
             card.edited, card.edited_note = _named(made_edited or photo, images)
         else:
-            card.edited_note = "not edited: the row did not get as far"
+            card.edited_note = "not edited: the row did not get that far"
     if card.source is not None:
         card.width, card.height = images.made[card.source].width, images.made[card.source].height
     else:

@@ -77,7 +77,8 @@ def histogram(one: Distribution) -> Markup:
         if whole and value % 1:
             continue
         shapes.append(element("line", class_="axis", x1=x(value), x2=x(value), y1=BOTTOM, y2=BOTTOM + 4))
-        shapes.append(element("text", number(value), class_="tick", x=_inside(x(value)), y=HEIGHT - 4))
+        text = number(value)
+        shapes.append(element("text", text, class_="tick", x=_inside(x(value), len(text)), y=HEIGHT - 4))
     for name, bound in bounds.items():
         shapes.append(element("line", class_="limit", x1=x(bound), x2=x(bound), y1=TOP - 4, y2=BOTTOM))
         anchor = "start" if x(bound) < WIDTH / 2 else "end"
@@ -128,6 +129,6 @@ def _rect(name: str, left: float, right: float, top: float, bottom: float) -> Ma
     )
 
 
-def _inside(at: float) -> float:
-    """Keeps a centred tick label inside the drawing."""
-    return min(max(at, 16), WIDTH - 16)
+def _inside(at: float, characters: int) -> float:
+    """Keeps a centred tick label inside the drawing (a character is about 6 units wide)."""
+    return min(max(at, 3 * characters), WIDTH - 3 * characters)

@@ -87,7 +87,7 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
         description=str(view.pipeline.document.get("description") or ""),
         versions=_versions(view),
         steps=steps,
-        totals={found.level: found.totals for found in scans},
+        totals={found.level: _totals(steps, found) for found in scans},
         distributions=[one for found in scans for one in found.distributions],
         categories=[one for found in scans for one in found.categories],
         gallery=_gallery(view, scans, groups, steps, gallery),
@@ -106,6 +106,19 @@ def column_groups(view: RunView) -> list[ColumnGroup]:
         columns = [name for name in stage.columns if name not in VERDICT]
         groups.append(ColumnGroup(stage.name, level, columns, list(stage.measures), dict(stage.keep)))
     return groups
+
+
+def _totals(steps: list[Step], found: Scan) -> dict[str, int]:
+    """A level's rows by final status, from the funnel: it also counts sources that were not read yet and have no id."""
+    own = [step for step in steps if step.level == found.level]
+    if not own:
+        return found.totals
+    return {
+        "kept": own[-1].kept,
+        "rejected": sum(sum(step.rejected.values()) for step in own),
+        "failed": sum(step.failed for step in own),
+        "pending": sum(step.pending for step in own),
+    }
 
 
 def _versions(view: RunView) -> dict[str, str]:

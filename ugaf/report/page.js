@@ -27,9 +27,11 @@
 
   // ---- pictures
 
-  function outline(box, kind) {
-    const place = { x: box[0], y: box[1], width: Math.max(box[2] - box[0], 1), height: Math.max(box[3] - box[1], 1) };
-    return [make("rect", { class: "halo", ...place }), make("rect", { class: kind, ...place })];
+  // Dark halos below, so that the lines are seen on any photograph; then the boxes, so that both are seen where they meet.
+  function outlines(targets, changes) {
+    const rect = (kind) => (box) =>
+      make("rect", { class: kind, x: box[0], y: box[1], width: Math.max(box[2] - box[0], 1), height: Math.max(box[3] - box[1], 1) });
+    return [...[...targets, ...changes].map(rect("halo")), ...targets.map(rect("target-box")), ...changes.map(rect("change-box"))];
   }
 
   // One image with its boxes, in the source image's pixels; or the reason why there is none.
@@ -43,10 +45,9 @@
       "aria-label": `${side}: ${card.values.instruction || card.id}`,
     });
     picture.append(make("image", { href: data.images[name], width: card.width, height: card.height }));
-    const boxes = Array.isArray(card.values.boxes) ? card.values.boxes.filter((box) => Array.isArray(box) && box.length === 4) : [];
-    if (side === "source") for (const box of boxes) picture.append(...outline(box, "target-box"));
-    const change = card.values.bbox_edit;
-    if (Array.isArray(change) && change.length === 4) picture.append(...outline(change, "change-box"));
+    const isBox = (box) => Array.isArray(box) && box.length === 4;
+    const targets = side === "source" && Array.isArray(card.values.boxes) ? card.values.boxes.filter(isBox) : [];
+    picture.append(...outlines(targets, [card.values.bbox_edit].filter(isBox)));
     return make("div", { class: "frame" }, picture, label);
   }
 
@@ -59,7 +60,7 @@
     }
     for (const name of data.headlines[card.kind]) {
       const value = card.values[name];
-      if (value !== undefined) facts.push(make("span", {}, name.replaceAll("_", " ") + " ", make("b", {}, show(value, 3))));
+      if (value !== undefined) facts.push(make("span", {}, name.replace(/_score$/, "").replaceAll("_", " ") + " ", make("b", {}, show(value, 3))));
     }
     return make("div", { class: "facts" }, ...facts);
   }
@@ -106,7 +107,7 @@
     return words.every((word) => haystack[index].includes(word));
   }
 
-  // Each choice says how many cards it would leave, given the other filters.
+  // Each choice says how many cards it would leave, given the other filters (which a new kind of rows clears).
   function fillFacet(facet) {
     const select = byId(facet);
     const wanted = select.value;
@@ -114,7 +115,7 @@
     data.cards.forEach((card, index) => {
       const value = FACETS[facet](card);
       if (value && !counts.has(value)) counts.set(value, 0);
-      if (value && matches(index, facet)) counts.set(value, counts.get(value) + 1);
+      if (value && (facet === "kind" || matches(index, facet))) counts.set(value, counts.get(value) + 1);
     });
     const options = [...counts].filter(([value, count]) => count || value === wanted);
     if (facet !== "kind" && facet !== "status") options.sort((a, b) => (a[0] < b[0] ? -1 : 1));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ BUDGET = 12_000_000
 
 SIDES = (640, 512, 400, 320, 280, 240, 200, 160, 120, 96)
 QUALITY = 76
-THREADS = 2
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Options:
     def slots(self) -> dict[str, list[Hashable]]:
         scene = self.scene
         targets = [thing for thing in scene.things if thing.targetable]
-        cut = [thing for thing in targets if thing.outlined and thing.facts.place.area <= MAX_REMOVED]
+        cut = [t for t in targets if t.outlined and t.borders <= 1 and t.facts.place.area <= MAX_REMOVED]
         fillable = [t for t in targets if t.outlined and t.facts.place.area * (t.fill or 1.0) <= MAX_REPLACED]
         backdrop = [
             t for t in targets if t.outlined and BACKGROUND[0] <= t.facts.place.area <= BACKGROUND[1] and t.fill
@@ -117,14 +117,14 @@ class Options:
         return {task: len(slots) for task, slots in self.slots.items()}
 
     def weight(self, slot: Hashable, used: Sequence[int]) -> float:
-        """How much a slot is wanted: objects by score, and an object used before at a fifth."""
+        """How much a slot is wanted: objects by the square of their score, and an object used before at a fifth."""
         if isinstance(slot, str):
             return 1.0
         positions = slot if isinstance(slot, tuple) else (slot,)
         weight = 1.0
         for position in positions:
             score = self.scene.things[position].score if position < len(self.scene.things) else 1.0
-            weight *= (0.1 + score) * (0.2 if position in used else 1.0)
+            weight *= (0.1 + score) ** 2 * (0.2 if position in used else 1.0)
         return weight
 
 

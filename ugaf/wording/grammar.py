@@ -18,6 +18,7 @@ _VOWEL_SOUND = re.compile(r"^(?!(?:uni|use|usu|euro|one\b|once\b|ut))[aeiou]|^(?
 AMERICAN = {
     "colour": "color", "colours": "colors", "coloured": "colored", "recolour": "recolor", "centre": "center",
     "grey": "gray", "greyish": "grayish", "greyscale": "grayscale", "watercolour": "watercolor",
+    "analogue": "analog",
 }  # fmt: skip
 """British words of the frames and names, as an American writes them."""
 

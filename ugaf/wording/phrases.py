@@ -13,9 +13,9 @@ KEEP: Frames = (
     "(keep|leave) (everything else|the rest of the (image|photo|picture)) (unchanged|as it is|untouched)",
     "do not (change|alter|touch) anything else",
     "(nothing else|no other part of the (image|photo|scene)) (should change|may change|changes)",
-    "the (rest of the (image|photo)|surroundings) (should|must) stay (the same|as they are now|unchanged)",
+    "the (rest of the (image|photo)|surroundings) (should|must) stay (the same|unchanged)",
 )
-"""Second sentence of a detailed instruction of a local edit; "surroundings" needs the plural, see `writer`."""
+"""Second sentence of a detailed instruction of a local edit; true of each task that changes one region."""
 
 ASK: Frames = (
     "can (you|u) {wish}(?| please?| pls?|?)", "could you (maybe|please|) {wish}?", "(please|pls) {wish}",
@@ -38,7 +38,7 @@ LOCAL: dict[str, Frames] = {
     ),
     "add": (
         "(add|insert|place|put) {new}",
-        "in (the|this) (image|photo|picture), (add|put) {new}",
+        "(include|set) {new}",
     ),
     "replace": (
         "(replace|swap|exchange) {object} with {donor}",

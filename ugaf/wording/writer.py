@@ -13,7 +13,6 @@ from typing import Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf.models import registry
 from ugaf.stage import Failure
 from ugaf.wording import grammar, phrases, places
 from ugaf.wording.asks import Ask
@@ -21,11 +20,12 @@ from ugaf.wording.naming import Name
 from ugaf.wording.scene import Thing
 
 REGISTERS = ("detailed", "concise", "user")
-NOUNS = {"detailed": ("object", "item"), "concise": ("object", "item"), "user": ("thing", "object")}
+NOUNS = {"detailed": ("object",), "concise": ("object", "object", "thing"), "user": ("thing", "object")}
+MAIN = ("object", "subject")
+"""Nouns for what is large and in the middle; it may be an animal, which nobody calls an item."""
 AREAS = {"detailed": ("area",), "concise": ("area",), "user": ("area", "part")}
 SIZES = {"large": ("large", "big"), "small": ("small", "little"), "": ("",)}
 
-registry.ENGINES.setdefault("writer", {}).setdefault("templates", "ugaf.wording.writer:TemplateWriter")
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ def donor_name(ask: Ask, rng: np.random.Generator) -> str:
 
 def _noun_phrase(name: Name, register: str, rng: np.random.Generator) -> str:
     nouns = (NOUNS if name.whole else AREAS)[register]
+    if name.whole and (name.size, name.side) == ("large", "middle") and register != "user":
+        nouns = MAIN
     noun = name.label or nouns[int(rng.integers(len(nouns)))]
     size = SIZES[name.size][int(rng.integers(len(SIZES[name.size])))]
     return " ".join(part for part in (name.order, size, name.colour, noun, _place(name.side, rng)) if part)

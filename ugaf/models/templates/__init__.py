@@ -1,10 +1,11 @@
 """The embedded editor: exact pairs by algorithm, with no model, no weights and no network.
 
-The task and its parameters fix an edit completely; words are only for the reader. Every operation answers with a layer and a
-matte, and one function lays it over the picture, so outside the returned mask source and target are equal, whatever the operation does. An
-edit that nobody would see, or that cannot be made, is a `Failure` with its reason, never a copy of the photograph.
+The task and its parameters fix an edit completely; words are only for the reader. Every operation answers with a layer
+and a matte, and one function lays it over the picture, so outside the returned mask source and target are equal,
+whatever the operation does. An edit that nobody would see, or that cannot be made, is a `Failure` with its reason,
+never a copy of the photograph.
 
-After FireRed-Image-Edit's model-free template synthesis and task inversion (FireRed-Image-Edit technical report, data section).
+After the model-free template synthesis and the task inversion of the FireRed-Image-Edit technical report.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ class TemplateEditor:
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         min_change: float = Field(
-            4.0,
+            6.0,
             ge=0,
             le=255,
-            description="fail an edit whose mean change inside its mask is less than this (levels of 255)",
+            description="fail an edit whose most changed quarter changes by less (mean levels of 255)",
         )
         largest_fill: float = Field(
             0.35, gt=0, le=0.6, description="fail a removal that would have to fill more than this share of the picture"
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or self.Settings()
+        self.settings = settings or self.Settings.model_validate({})
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Edit | Failure]:
         """One answer a request, in order. A request's result depends on nothing but itself."""

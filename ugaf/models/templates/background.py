@@ -1,4 +1,7 @@
-"""Change everything but an object: the rest blurred, greyed, or replaced by a studio or a sky. The object keeps its pixels."""
+"""Change everything but an object: the rest blurred, greyed, or replaced by a studio or a sky.
+
+The object keeps its pixels, but for the seam, where its own colour is mixed with the new background.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,8 @@ def _sunset(_: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.nda
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None] / line
     x = np.linspace(0, 1, width, dtype=np.float32)[None]
     sky = ramp(np.repeat(y, width, axis=1), [
-        (0, (52, 58, 112)), (0.35, (126, 84, 134)), (0.62, (222, 116, 104)), (0.84, (250, 168, 92)), (1, (255, 214, 138)),
+        (0, (52, 58, 112)), (0.35, (126, 84, 134)), (0.62, (222, 116, 104)),
+        (0.84, (250, 168, 92)), (1, (255, 214, 138)),
     ])  # fmt: skip
     sun_x = 0.2 + 0.6 * rng.random()
     aspect = width / height

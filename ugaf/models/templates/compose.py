@@ -1,7 +1,7 @@
 """Remove an object, and put another in its place.
 
-`remove` fills the object's place, with its halo and shadow, by patch-based completion (`ugaf.inpaint`). Its inversion is
-the task *add*: the photograph is the target. `replace` sets an object of another photograph on the filled picture,
+`remove` fills the object's place, with its halo and shadow, by patch-based completion (`ugaf.inpaint`). Its inversion
+is the task *add*: the photograph is the target. `replace` sets an object of another photograph on the filled picture,
 scaled to the place, standing on the same ground, lit like its new surroundings.
 """
 
@@ -102,6 +102,7 @@ def _others(scene: Scene, hole: np.ndarray, params: Mapping[str, Any]) -> np.nda
 def replace(scene: Scene, params: Mapping[str, Any]) -> Layer:
     """params: object, donor_object (its position among the donor photograph's objects)."""
     donor = scene.donor_cutout(params)
+    _check_whole(donor, scene)
     hole, matte = _hole(scene, params)
     filled = fill(scene, hole, params)
     target = boxes.of_mask(mask_of(scene.picture, scene.object(params)))
@@ -122,12 +123,29 @@ def replace(scene: Scene, params: Mapping[str, Any]) -> Layer:
     return Layer(bottom, mixed, changed)
 
 
+def _check_whole(donor: Cutout, scene: Scene) -> None:
+    """A donor that its own photograph's border cuts off would end in a straight line in mid-air."""
+    assert scene.donor is not None
+    height, width = scene.donor.shape[:2]
+    x1, y1, x2, y2 = donor.window
+    mask = donor.mask
+    cut = {
+        "left": x1 == 0 and mask[:, 0].sum() > 0.1 * mask.any(axis=1).sum(),
+        "top": y1 == 0 and mask[0].sum() > 0.1 * mask.any(axis=0).sum(),
+        "right": x2 == width and mask[:, -1].sum() > 0.1 * mask.any(axis=1).sum(),
+        "bottom": y2 == height and mask[-1].sum() > 0.1 * mask.any(axis=0).sum(),
+    }
+    sides = [side for side, is_cut in cut.items() if is_cut]
+    if sides:
+        raise EditError("NoDonor", f"the donor's object is cut off by the {' and '.join(sides)} of its photograph")
+
+
 def _fit(donor: Cutout, target: boxes.Box, whole: boxes.Box) -> tuple[np.ndarray, np.ndarray, boxes.Box]:
     """The donor's object scaled over the target's box, standing on its bottom: pixels, matte and window, clipped."""
     own = boxes.of_mask(donor.mask)
     assert own is not None
     scale_x, scale_y = (target[2] - target[0]) / (own[2] - own[0]), (target[3] - target[1]) / (own[3] - own[1])
-    scale = float(np.clip(np.sqrt(scale_x * scale_y), max(scale_x, scale_y) * 0.6, min(scale_x, scale_y) * 1.35))
+    scale = float(np.clip(np.sqrt(scale_x * scale_y), max(scale_x, scale_y) * 0.6, min(scale_x, scale_y) * 1.7))
     colours = clean_edge(donor)
     size = (max(2, round(donor.matte.shape[1] * scale)), max(2, round(donor.matte.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -149,7 +167,7 @@ def clean_edge(cut: Cutout) -> np.ndarray:
 
 
 def match_light(pixels: np.ndarray, cover: np.ndarray, around: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The object lit like its new place: lightness moved half-way to the surroundings', contrast bounded, a slight cast.
+    """The object lit like its new place: lightness moved towards the surroundings', contrast bounded, a slight cast.
 
     pixels: float32 (h, w, 3), 0..255. cover: its matte. around: the picture without the object, uint8 (h, w, 3).
     before: what stood there, uint8.

@@ -1,8 +1,9 @@
 """Turn an object into another material: a procedural texture, shaded by the object's own light.
 
-Each material gives an albedo and a relief for the object's window; the relief is lit from the upper left, and the object's own
-shading (its lightness, smoothed a little and stretched) is multiplied in. Patterns are bent over a height field that bulges from the
-object's outline, so that they do not look like flat paper. Metals look up a ramp of reflections by the surface's direction instead.
+Each material gives an albedo and a relief for the object's window; the relief is lit from the upper left, and the
+object's own shading (its lightness, smoothed a little and stretched) is multiplied in. Patterns are bent over a height
+field that bulges from the object's outline, so that they do not look like flat paper. Metals look up a ramp of
+reflections by the surface's direction instead.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _gold(surface: Surface, rng: np.random.Generator) -> np.ndarray:
 
 def _chrome(surface: Surface, rng: np.random.Generator) -> np.ndarray:
     stops = [
-        (0.0, (14, 15, 18)), (0.16, (70, 72, 78)), (0.32, (176, 178, 182)), (0.42, (226, 228, 230)), (0.50, (40, 42, 50)),
+        (0.0, (14, 15, 18)), (0.16, (70, 72, 78)), (0.32, (176, 178, 182)), (0.42, (226, 228, 230)),
+        (0.50, (40, 42, 50)),
         (0.58, (96, 108, 128)), (0.72, (188, 204, 222)), (0.86, (244, 249, 255)), (1.0, (255, 255, 255)),
     ]  # fmt: skip
     return _metal(surface, stops, rng, 0.95, -0.02)

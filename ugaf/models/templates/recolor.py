@@ -1,8 +1,8 @@
 """Recolour an object: its own shading and texture in another colour.
 
-In OKLab, hues turn by the angle from the object's main colour to the new one, chroma is scaled, and lightness is multiplied by the
-ratio of the two (a change of albedo under the same light). What has another colour (a red car's tyres) has little
-chroma, so it stays what it is. An object without a colour of its own (black, grey, white) takes the new chroma, less at
+In OKLab, hues turn by the angle from the object's main colour to the new one, chroma is scaled, and lightness is
+multiplied by the ratio of the two (a change of albedo under the same light). What has another colour, or none (a red
+car's tyres), stays what it is. An object without a colour of its own (black, grey, white) takes the new chroma, less at
 highlights and in deep shade.
 """
 
@@ -45,7 +45,9 @@ def tint(cut: Cutout, rgb: np.ndarray) -> np.ndarray:
         keep = smoothstep(0.02, 0.35, lab[..., 0]) * (1 - 0.85 * smoothstep(0.9, 1.0, lab[..., 0]))
         result[..., 1:] = target[1:] * keep[..., None] + 0.15 * lab[..., 1:]
         # Much darker parts of a light object (tyres, windows) are other things.
-        share = smoothstep(0.42, 0.68, lab[..., 0] / max(float(main[0]), 0.3)) if main[0] > 0.5 else np.ones(lab.shape[:2])
+        share = (
+            smoothstep(0.42, 0.68, lab[..., 0] / max(float(main[0]), 0.3)) if main[0] > 0.5 else np.ones(lab.shape[:2])
+        )
         share = share.astype(np.float32)
         result[..., 1:] = lab[..., 1:] + (result[..., 1:] - lab[..., 1:]) * share[..., None]
     if new_chroma < NEUTRAL:
@@ -63,7 +65,9 @@ def main_colour(inside: np.ndarray) -> np.ndarray:
     chroma = np.hypot(inside[:, 1], inside[:, 2])
     coloured = chroma > NEUTRAL
     if coloured.mean() < 0.25:
-        return np.median(inside, axis=0)
+        # Windows and tyres are darker than what they belong to: the body is above the median.
+        bright = np.percentile(inside[:, 0], 65)
+        return np.array([bright, *np.median(inside[:, 1:], axis=0)])
     angle = np.arctan2(inside[coloured, 2], inside[coloured, 1])
     bins = 72
     histogram, _ = np.histogram(angle, bins, (-np.pi, np.pi), weights=chroma[coloured])
@@ -108,5 +112,5 @@ def _relight(lightness: np.ndarray, main: float, target: float) -> np.ndarray:
         return np.where(scaled > knee, knee + room * (1 - np.exp(-over / room)), scaled)
     # A darker object keeps its specular highlights.
     start = max(0.88, main + 0.5 * (1 - main))
-    gloss = smoothstep(start, 1.0, lightness) * (1 - smoothstep(0.80, 0.92, np.float32(main)))
+    gloss = smoothstep(start, 1.0, lightness) * (1 - float(smoothstep(0.80, 0.92, np.asarray(main))))
     return scaled + 0.4 * gloss * (lightness - scaled)

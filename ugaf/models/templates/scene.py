@@ -108,7 +108,7 @@ def mask_of(picture: np.ndarray, target: EditObject) -> np.ndarray:
     mask = target.mask
     if mask is None:
         mask = blending.grabcut(picture, box)
-        if mask is None or not 0.08 < mask.mean():
+        if mask is None or mask.mean() < 0.08:
             raise EditError("NoMask", f"the object in box {list(box)} cannot be told from its background")
     else:
         expected = (target.box[3] - target.box[1], target.box[2] - target.box[0])
@@ -117,7 +117,9 @@ def mask_of(picture: np.ndarray, target: EditObject) -> np.ndarray:
                 "NoMask", f"the object's mask is {mask.shape}, but its box {list(target.box)} is {expected}"
             )
         box = target.box
-    whole = blending.tidy(blending.place(mask, box, (0, 0, width, height)))
+    pad = max(8, round(0.05 * max(mask.shape)))
+    window = boxes.clip((box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad), width, height)
+    whole = blending.place(blending.tidy(blending.place(mask, box, window)), window, (0, 0, width, height))
     if whole.sum() < LEAST_PIXELS:
         raise EditError("NoMask", f"the object's mask in box {list(box)} has only {int(whole.sum())} pixels")
     return whole

@@ -1,8 +1,8 @@
 """Paint an object in an artist's style, by its own shapes and colours; the rest of the photograph stays.
 
 Strokes follow the object's forms: colours are smeared along the smoothed structure tensor's edge direction (line
-integral convolution; Kang, Lee and Chui, "Flow-Based Image Abstraction", TVCG 2009), and outlines are extended differences of Gaussians (Winnemöller, Kyprianidis and Olsen,
-"XDoG", Computers & Graphics 2012).
+integral convolution; Kang, Lee and Chui, "Flow-Based Image Abstraction", TVCG 2009), and outlines are extended
+differences of Gaussians (Winnemöller, Kyprianidis and Olsen, "XDoG", Computers & Graphics 2012).
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ def flow(grey: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
 def smear(values: np.ndarray, along: tuple[np.ndarray, np.ndarray], length: float) -> np.ndarray:
     """Mean of `values` (h, w) or (h, w, 3) along the stream line through each pixel, `length` pixels each way."""
     height, width = values.shape[:2]
-    start_x, start_y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    grid = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     steps = int(np.clip(round(length), 2, 12))
     stride = float(length) / steps
-    total = values.astype(np.float32)
+    total: np.ndarray = values.astype(np.float32)
     for sign in (1.0, -1.0):
-        x, y = start_x.copy(), start_y.copy()
-        last_x, last_y = along[0] * sign, along[1] * sign
+        x: np.ndarray
+        y: np.ndarray
+        x, y = grid
+        last_x: np.ndarray = along[0] * sign
+        last_y: np.ndarray = along[1] * sign
         for _ in range(steps):
             x, y = x + last_x * stride, y + last_y * stride
             total = total + cv2.remap(values.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -105,7 +108,7 @@ def _pencil(rgb: np.ndarray, mask: np.ndarray, size: float, rng: np.random.Gener
     return np.array([44, 44, 48], np.float32) + ink[..., None] * np.array([206, 204, 196], np.float32)
 
 
-def _oil(rgb: np.ndarray, mask: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def _oil(rgb: np.ndarray, _: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """Broad strokes along the forms, richer colour, and the ridges of the bristles lit from the upper left."""
     grey = luminance(rgb)
     width = float(np.clip(size / 95, 1.6, 5.0))
@@ -226,9 +229,9 @@ def _pixel_art(cut: Cutout) -> Layer:
     samples = np.ascontiguousarray(lab[inside])
     count = min(16, len(samples))
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.5)
-    _, labels, palette = cv2.kmeans(samples, count, None, stop, 2, cv2.KMEANS_PP_CENTERS)
-    palette[:, 1:] *= 1.2
-    lab[inside] = palette[labels.ravel()]
+    unset = np.zeros((len(samples), 1), np.int32)
+    _, labels, palette = cv2.kmeans(samples, count, unset, stop, 2, cv2.KMEANS_PP_CENTERS)
+    lab[inside] = (np.asarray(palette) * [1.0, 1.2, 1.2])[np.asarray(labels).ravel()]
     rgb = np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * 255, 0, 255)
     edge = inside & ~cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).astype(bool)
     rgb[edge] *= 0.6

@@ -1,7 +1,8 @@
 """Set text into a photograph by layout: the words that the instruction names, in its box, readable.
 
-Letters are drawn at four times their size and reduced. Where the ground is calm they stand on it with a thin outline; where it is not, a
-rounded panel carries them, like a sign. *Replace* makes both pictures of the pair with one layout, so that only the words differ.
+Letters are drawn at four times their size and reduced. Where the ground is calm they stand on it with a thin outline;
+where it is not, a rounded panel carries them, like a sign. *Replace* makes both pictures of the pair with one layout,
+so that only the words differ.
 """
 
 from __future__ import annotations
@@ -91,7 +92,6 @@ def _lay(scene: Scene, params: Mapping[str, Any], text: str, layout: tuple[boxes
     edge = cv2.dilate(letters, np.ones((2 * round(reach) + 1,) * 2, np.uint8))
     edge = np.clip(cv2.GaussianBlur(edge, (0, 0), max(0.8, reach * 0.7)), 0, 1)
     opposite = 20.0 if _luma(_ink(params)) > 110 else 240.0
-    matte = np.maximum(0.55 * edge, letters)
     colour = (opposite * (1 - letters[..., None]) * 0.55 * edge[..., None] + ink * letters[..., None]) / np.maximum(
         0.55 * edge * (1 - letters) + letters, 1e-4
     )[..., None]
@@ -100,7 +100,7 @@ def _lay(scene: Scene, params: Mapping[str, Any], text: str, layout: tuple[boxes
 
 
 def _panel(height: int, width: int, ink: float, under: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A sign: its colours float32 (h, w, 3) and cover (h, w). Dark for light ink, light for dark; a rim, a slight tint."""
+    """A sign, dark for light ink and light for dark: its colours, float32 (h, w, 3), and its cover, (h, w)."""
     tint = under.mean(axis=(0, 1)) - under.mean()
     base = np.array([34, 38, 44], np.float32) if ink > 110 else np.array([238, 234, 224], np.float32)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

@@ -102,11 +102,13 @@ def knit(x: np.ndarray, y: np.ndarray, size: float, colour: np.ndarray, rng: np.
     dye = np.clip(grey + (colour - grey) * 1.35, 20, 235) * 0.55 + np.array([150, 128, 112]) * 0.45
     light = 0.38 + 0.72 * yarn + 0.07 * twist * yarn + 0.05 * fuzz
     flecks = 1 + 0.05 * _per_cell(row.astype(np.int64), column.astype(np.int64), rng)[..., None]
-    return (dye.astype(np.float32) * 1.25 * light[..., None] * flecks).astype(np.float32), (1.1 * yarn).astype(np.float32)
+    return (dye.astype(np.float32) * 1.25 * light[..., None] * flecks).astype(np.float32), (1.1 * yarn).astype(
+        np.float32
+    )
 
 
 def mosaic(colours: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
-    """Glass tesserae: cells of a jittered grid in the picture's own, fuller colours, each with its own glint, and grout.
+    """Glass tesserae: cells of a jittered grid in the picture's own, fuller colours, with grout and glints.
 
     Returns float32 (h, w, 3), 0..255.
     """

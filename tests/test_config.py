@@ -1,0 +1,142 @@
+"""Pipelines: every mistake is found before any work starts, and named with the nearest right name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ugaf import config
+from ugaf.errors import ConfigError
+
+BASE = {"name": "t", "inputs": ["sample://coffee"], "stages": ["curation.photometric", "annotation.detect"]}
+
+
+@pytest.mark.parametrize("name", sorted(config.shipped_pipelines()))
+def test_shipped_pipelines_are_valid_and_survive_their_own_record(name: str) -> None:
+    pipeline = config.load(name)
+    again = config.parse(yaml.safe_load(yaml.safe_dump(pipeline.document)))
+    assert again.document == pipeline.document
+    assert [s.fingerprint for s in again.stages] == [s.fingerprint for s in pipeline.stages]
+    assert [s.rules for s in again.stages] == [s.rules for s in pipeline.stages]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sede": 1}, "pipeline.sede: unknown setting; did you mean 'seed'"),
+        ({"seed": "x"}, "pipeline.seed: .*integer"),
+        ({"inputs": []}, "pipeline.inputs: "),
+        ({"fragment_rows": 0}, "pipeline.fragment_rows: "),
+        ({"engine": {"executer": "ray"}}, "did you mean 'executor'"),
+        ({"export": {"shard_mbs": 1}}, "did you mean 'shard_mb'"),
+        ({"stages": "curation.photometric"}, "stages: expected a list"),
+        (
+            {"stages": ["curation.photometrics"]},
+            "unknown stage 'curation.photometrics'; did you mean 'curation.photometric'",
+        ),
+        ({"stages": ["curation.photometric", "curation.photometric"]}, "stands twice"),
+        (
+            {"stages": [{"curation.photometric": {"working_sid": 2}}]},
+            "working_sid: unknown setting; did you mean 'working_side'",
+        ),
+        ({"stages": [{"curation.photometric": {"keep": {"clarty": {"min": 1}}}}]}, "did you mean 'clarity'"),
+        ({"stages": [{"curation.photometric": {"resources": {"cpu": 1}}}]}, "did you mean 'cpus'"),
+        ({"stages": ["annotation.instruct"]}, "reads column 'objects', which no stage before it writes"),
+        ({"stages": [{"annotation.detect": {"detector": {"engine": "proposal"}}}]}, "did you mean 'proposals'"),
+        (
+            {"stages": [{"annotation.detect": {"detector": {"engine": "proposals", "max_box": 1}}}]},
+            "did you mean 'max_boxes'",
+        ),
+        ({"inputs": ["sample://coffee", {"path": "x.jsonl", "kind": "pairs"}]}, "cannot be mixed"),
+    ],
+)
+def test_mistakes_are_named(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.parse({**BASE, **change})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "expected key=value"),
+        ("sed=1", "did you mean 'seed'"),
+        ("curation.photometrics.working_side=3", "did you mean 'curation.photometric'"),
+        ("curation.photometric.working_sid=3", "did you mean 'working_side'"),
+        ("seed=[", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.parse(BASE, [override])
+
+
+def test_overrides_reach_settings_rules_and_resources() -> None:
+    pipeline = config.parse(
+        BASE,
+        [
+            "seed=7",
+            "inputs=[sample://chelsea]",
+            "curation.photometric.working_side=256",
+            "curation.photometric.keep.rgb_entropy.min=6.5",
+            "curation.photometric.keep.saturation=null",
+            "annotation.detect.resources.workers=3",
+        ],
+    )
+    photometric = pipeline.stage("curation.photometric")
+    assert (pipeline.settings.seed, pipeline.settings.inputs[0].path) == (7, "sample://chelsea")
+    assert photometric.settings.working_side == 256
+    assert {(r.column, r.kind, r.bound) for r in photometric.rules if r.column == "rgb_entropy"} >= {
+        ("rgb_entropy", "min", 6.5)
+    }
+    assert not [r for r in photometric.rules if r.column == "saturation"]
+    assert pipeline.stage("annotation.detect").resources.workers == 3
+
+
+def test_fingerprints_cover_settings_and_what_is_read_but_no_threshold() -> None:
+    def prints(*overrides: str) -> list[str]:
+        return [spec.fingerprint for spec in config.load("demo", overrides).stages]
+
+    names = [spec.name for spec in config.load("demo").stages]
+    base = prints()
+    assert prints("curation.photometric.keep.rgb_entropy.min=1", "fragment_rows=9", "engine.flush_mb=1") == base
+    moved = prints("annotation.detect.max_area=0.5")
+    changed = {name for name, a, b in zip(names, base, moved, strict=True) if a != b}
+    assert "curation.photometric" not in changed
+    assert {"annotation.detect", "annotation.instruct", "generation.edit", "refinement.score"} <= changed
+    seeded = prints("seed=1")
+    changed = {name for name, a, b in zip(names, base, seeded, strict=True) if a != b}
+    assert "annotation.detect" not in changed
+    assert {"annotation.instruct", "generation.edit"} <= changed
+
+
+def test_a_stage_of_one_s_own_by_module_and_class() -> None:
+    pipeline = config.parse({**BASE, "stages": ["engine_stages:Mean"]})
+    assert pipeline.providers["mean"] == "engine_stages:Mean"
+    with pytest.raises(ConfigError, match="has no Stage named 'Meen'"):
+        config.stage_class("engine_stages:Meen")
+
+
+def test_columns_are_written_once() -> None:
+    with pytest.raises(ConfigError, match="column 'mean' is written by engine_stages:Mean already"):
+        config.parse({**BASE, "stages": ["engine_stages:Mean", "test_config:Again"]})
+
+
+def test_files_that_are_no_pipelines(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'demo'"):
+        config.load("demos")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML"):
+        config.load(str(bad))
+    bad.write_text("[1]")
+    with pytest.raises(ConfigError, match="a pipeline is a mapping"):
+        config.load(str(bad))
+
+
+from engine_stages import Mean  # noqa: E402
+
+
+class Again(Mean):
+    """Writes a column that another stage has."""
