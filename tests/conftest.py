@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# As in the engine's workers, and before numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import cv2

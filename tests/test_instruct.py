@@ -36,7 +36,7 @@ def synthetic(index: int) -> Row:
         rows, columns = np.mgrid[0:h, 0:w]
         mask = ((rows - h / 2 + 0.5) / (h / 2)) ** 2 + ((columns - w / 2 + 0.5) / (w / 2)) ** 2 <= 1
         photo[y : y + h, x : x + w][mask] = COLOURS[colour]
-        objects.append(thing((x, y, x + w, y + h), mask, score=float(rng.uniform(0.3, 0.9))))
+        objects.append(thing((x, y, x + w, y + h), mask, score=float(rng.uniform(0.45, 0.9))))
     data = images.encode(photo)
     return Row(f"{index:032x}", {"image": data, "width": WIDTH, "height": HEIGHT, "objects": objects})
 

@@ -498,7 +498,9 @@ def _died() -> Failure:
 def _one_thread() -> None:
     """A worker is one of as many as there are cores: libraries inside it must not start threads of their own."""
     import cv2
+    from threadpoolctl import threadpool_limits
 
     cv2.setNumThreads(1)
+    threadpool_limits(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(2)

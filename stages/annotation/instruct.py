@@ -25,7 +25,7 @@ from ugaf.models import registry
 from ugaf.stage import Failure, Outcome, Row
 from ugaf.wording import asks, colours, naming, params, sampling
 from ugaf.wording.asks import Ask, Donor, Options
-from ugaf.wording.scene import SIDE, Scene, Thing, borders_touched
+from ugaf.wording.scene import MAX_JOINED, SIDE, SURE, Scene, Thing, borders_touched, joined_outlines
 from ugaf.wording.writer import REGISTERS, Writer, WriteRequest, Written
 
 DONOR_SIDE = 256
@@ -40,7 +40,7 @@ DEFAULT_TASKS: dict[str, float] = {
 class Instruct(stage.Stage):
     """Writes one row for each edit; `params` is checked by `ugaf.wording.params`."""
 
-    version = 1
+    version = 2
     reads = ("image", "width", "height", "objects")
     # A donor's `image` is read for its colour: the instruction has to say what is put in.
     peers = ("objects", "image", "width", "height")
@@ -162,8 +162,7 @@ class Instruct(stage.Stage):
         if self._fragment is None or self._fragment.peers is not row.peers:
             self._fragment = _Fragment(row.peers)
         for peer, position in self._fragment.donors(target, row.id, self.seed):
-            mask = images.decode_mask(peer["objects"][position]["mask"])
-            if mask.size and asks.is_outline(float(mask.mean())):
+            if self._fragment.is_whole(peer, position):
                 return Donor(peer.id, position)
         return None
 
@@ -212,6 +211,7 @@ class _Fragment:
         self.where = np.array(where, dtype=int).reshape(-1, 2)
         self.sides = np.array(sides, dtype=float).reshape(-1, 2)
         self.free = np.array(free, dtype=bool)
+        self._joined: dict[str, list[float]] = {}
         self._ranked: tuple[str, int] | None = None
         self._ranks_of = np.zeros(len(peers))
 
@@ -223,6 +223,15 @@ class _Fragment:
         found = self.where[fits]
         for i, k in found[np.lexsort((found[:, 1], -ranks[found[:, 0]]))]:
             yield self.peers[i], int(k)
+
+    def is_whole(self, peer: Row, position: int) -> bool:
+        """Whether an object can stand alone: surely one, with a plausible outline, and not a part of another."""
+        if peer.id not in self._joined:
+            self._joined[peer.id] = joined_outlines(peer["objects"], (peer["width"], peer["height"]))
+        found = peer["objects"][position]
+        mask = images.decode_mask(found["mask"])
+        sure = (found.get("score") or 0.0) >= SURE and self._joined[peer.id][position] <= MAX_JOINED
+        return sure and bool(mask.size) and asks.is_outline(float(mask.mean()))
 
     def _ranks(self, own: str, seed: int) -> np.ndarray:
         """Rank of each photograph as the donor of `own`, float in (0, 1]; 0 for itself."""

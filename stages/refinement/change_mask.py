@@ -50,7 +50,7 @@ class ChangeMask(Stage):
     )
     keep: ClassVar[dict[str, dict[str, Any]]] = {
         "change_area": {"min": 0.0005},
-        "iou": {"min": 0.5},
+        "iou": {"min": 0.4},
         "change_inside": {"min": 0.7},
     }
 

@@ -87,10 +87,10 @@ class Options:
     def slots(self) -> dict[str, list[Hashable]]:
         scene = self.scene
         targets = [thing for thing in scene.things if thing.targetable]
-        cut = [t for t in targets if t.outlined and t.borders <= 1 and t.facts.place.area <= MAX_REMOVED]
-        fillable = [t for t in targets if t.outlined and t.facts.place.area * (t.fill or 1.0) <= MAX_REPLACED]
+        cut = [t for t in targets if t.whole and t.borders <= 1 and t.facts.place.area <= MAX_REMOVED]
+        fillable = [t for t in targets if t.whole and t.facts.place.area * (t.fill or 1.0) <= MAX_REPLACED]
         backdrop = [
-            t for t in targets if t.outlined and BACKGROUND[0] <= t.facts.place.area <= BACKGROUND[1] and t.fill
+            t for t in targets if t.whole and BACKGROUND[0] <= t.facts.place.area <= BACKGROUND[1] and t.fill
         ]
         slots: dict[str, list[Hashable]] = {
             "recolor": [t.position for t in targets if len(t.facts.colour.names) == 1],
@@ -189,7 +189,7 @@ def _hybrid(things: Sequence[Thing], size: tuple[int, int], rng: np.random.Gener
     operations: list[Ask] = []
     for thing in order:
         tasks = ["recolor", "style", "material"]
-        if thing.outlined and thing.facts.place.area <= MAX_REMOVED:
+        if thing.whole and thing.borders <= 1 and thing.facts.place.area <= MAX_REMOVED:
             tasks.append("remove")
         taken = [operation.task for operation in operations]
         task = _pick([t for t in tasks if t not in taken], rng)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ugaf import boxes, images
@@ -19,6 +20,10 @@ SIDE = 512
 
 MIN_SIDE = 24
 """Objects narrower or lower than this many pixels of the full image are no targets."""
+SURE = 0.38
+"""Detector score from which a box is taken for an object that could be removed, replaced or given a new background."""
+MAX_JOINED = 0.12
+"""Share of an object's outline that may run along other objects before it counts as a part of something."""
 MAX_TARGET = 0.6
 """Box area, as a share of the image, above which an object is no target of a local edit (ImgEdit, section 3)."""
 
@@ -26,13 +31,14 @@ MAX_TARGET = 0.6
 @dataclass(frozen=True)
 class Thing:
     """An object. fill: share of the box in its mask, None without a mask. borders: how many image borders the box
-    touches. names: see `naming.names_for`."""
+    touches. names: see `naming.names_for`. joined: share of its outline that runs along another object."""
 
     facts: Facts
     score: float
     fill: float | None
     borders: int
     names: tuple[Name, ...]
+    joined: float = 0.0
 
     @property
     def position(self) -> int:
@@ -48,9 +54,43 @@ class Thing:
         return self.fill is not None and 0.25 <= self.fill <= 0.97 and self.borders <= 2
 
     @property
+    def whole(self) -> bool:
+        """It can leave its place, or stay alone in it: surely an object, and not the part of one."""
+        return self.outlined and self.score >= SURE and self.joined <= MAX_JOINED
+
+    @property
     def targetable(self) -> bool:
         x1, y1, x2, y2 = self.box
         return bool(self.names) and min(x2 - x1, y2 - y1) >= MIN_SIDE and self.facts.place.area <= MAX_TARGET
+
+
+def joined_outlines(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float]:
+    """For each object, the share (0..1) of its mask's outline within 1.5 % of the image of another object's mask.
+
+    A cup on its saucer, a collar on its suit: parts of one thing, found as two. 0 without a mask.
+    """
+    scale = SIDE / 2 / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    masks = []
+    for found in objects:
+        canvas = np.zeros((height, width), np.uint8)
+        if found.get("mask"):
+            x1, y1, x2, y2 = (round(value * scale) for value in found["box"])
+            x2, y2 = min(width, max(x2, x1 + 1)), min(height, max(y2, y1 + 1))
+            mask = images.decode_mask(found["mask"]).astype(np.uint8)
+            canvas[y1:y2, x1:x2] = cv2.resize(mask, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
+        masks.append(canvas)
+    near = np.ones((9, 9), np.uint8)
+    shares = []
+    for i, mask in enumerate(masks):
+        outline = (mask > 0) & (cv2.erode(mask, np.ones((3, 3), np.uint8)) == 0)
+        others = np.zeros_like(mask)
+        for j, other in enumerate(masks):
+            if j != i:
+                others |= other
+        beside = cv2.dilate(others, near) > 0
+        shares.append(float((outline & beside).sum() / max(1, outline.sum())))
+    return shares
 
 
 class Scene:
@@ -79,9 +119,10 @@ class Scene:
             facts = naming.facts(position, box, found.get("label"), mask, self.photo, size, names)
             measured.append((facts, float(found.get("score") or 0.0), fill, borders_touched(box, size)))
         everything = [facts for facts, *_ in measured]
+        joined = joined_outlines(self.objects, size)
         return [
-            Thing(facts, score, fill, borders, tuple(naming.names_for(facts, everything)))
-            for facts, score, fill, borders in measured
+            Thing(facts, score, fill, borders, tuple(naming.names_for(facts, everything)), share)
+            for (facts, score, fill, borders), share in zip(measured, joined, strict=True)
         ]
 
     @functools.cached_property
