@@ -10,7 +10,8 @@ Where a row stands in several parts (a retry), the later attempt wins over the e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.errors import UgafError
 from ugaf.storage import Storage, parquet_bytes
 
 CHILDREN = "children"
 SOURCES = "sources"
+_SUCCESS = 1_000_000
+"""Rank of a success over every attempt that failed."""
 REFS = "refs"
 """Ingest's own record of which of the fragment's sources (by position) a row was read from."""
 
@@ -61,6 +65,18 @@ class Columns:
         """Names of all fragments that were cut, in order."""
         return [name.removesuffix(".parquet") for name in self.storage.list(SOURCES) if name.endswith(".parquet")]
 
+    def sources(self, fragment: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sources that were cut into a fragment, or some columns of them (see `SourceRef.to_table`)."""
+        path = f"{SOURCES}/{fragment}.parquet"
+        with _readable(self.storage, path), self.storage.open(path) as source, pq.ParquetFile(source) as file:
+            return file.read(columns=None if columns is None else list(columns), use_threads=False)
+
+    def count_sources(self, fragment: str) -> int:
+        """How many sources were cut into a fragment."""
+        path = f"{SOURCES}/{fragment}.parquet"
+        with _readable(self.storage, path), self.storage.open(path) as source:
+            return pq.read_metadata(source).num_rows
+
     def parts(self, stage: str, fragment: str) -> list[str]:
         folder = f"{self.folder(stage)}/{fragment}"
         return [f"{folder}/{name}" for name in self.storage.list(folder) if name.endswith(".parquet")]
@@ -85,7 +101,9 @@ class Columns:
         ordered = sorted(rows, key=lambda row: row["id"])
         table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in ordered], schema=schema)
         attempt = max((int(row.get("attempt") or 0) for row in rows), default=0)
-        digest = hashlib.sha256("\n".join(row["id"] for row in ordered).encode()).hexdigest()[:16]
+        # Ingest's rows with their sources: one photograph may come twice, from a source in one part and another later.
+        keys = [f"{row['id']} {row.get(REFS, '')}" if stage == INGEST else row["id"] for row in ordered]
+        digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
         facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(len(rows))}
         self.storage.write(path, parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema)))
@@ -101,7 +119,7 @@ class Columns:
         names = ["id", *dict.fromkeys(name for name in columns if name not in ("id", "error")), "error"]
         tables, attempts, facts = [], [], []
         for path in self.parts(stage, fragment) if parts is None else parts:
-            with self.storage.open(path) as source, pq.ParquetFile(source) as file:
+            with _readable(self.storage, path), self.storage.open(path) as source, pq.ParquetFile(source) as file:
                 table = file.read(columns=names, use_threads=False)
                 facts.append(file.schema_arrow.metadata or {})
             tables.append(table.select(names).replace_schema_metadata(None))
@@ -118,27 +136,43 @@ class Columns:
                 winners = _merge_lists(winners, table, name)
         return winners, facts
 
-    def heavy(self, stage: str, fragment: str, columns: Sequence[str], ids: Collection[str]) -> dict[str, dict]:
-        """Columns of some rows, by id; of each part only the row groups that hold one of them are read."""
-        wanted, found = set(ids), dict[str, tuple[int, dict[str, Any]]]()
-        for path in self.parts(stage, fragment):
-            attempt = _attempt(path)
-            with self.storage.open(path) as source, pq.ParquetFile(source) as file:
+
+class _ImageReader:
+    """Reads image-sized columns of single rows of one stage in one fragment: each part is opened once, and of it only
+    the row groups that hold a wanted row are read."""
+
+    def __init__(self, columns: Columns, stage: str, fragment: str) -> None:
+        self._files: list[pq.ParquetFile] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        ranks: dict[str, int] = {}
+        for number, path in enumerate(columns.parts(stage, fragment)):
+            with _readable(columns.storage, path):
+                file = pq.ParquetFile(columns.storage.open(path))
                 keys = file.read(columns=["id", "error"], use_threads=False)
-                hits = [i for i, key in enumerate(keys.column("id").to_pylist()) if key in wanted]
-                if not hits:
-                    continue
-                errors = keys.column("error").to_pylist()
-                for group, offset in _groups(file, hits):
-                    chosen = [i for i in hits if offset <= i < offset + file.metadata.row_group(group).num_rows]
-                    block = file.read_row_group(group, columns=["id", *columns], use_threads=False)
-                    rows = block.take([i - offset for i in chosen]).to_pylist()
-                    for i, values in zip(chosen, rows, strict=True):
-                        rank = attempt + (0 if errors[i] is not None else 1_000_000)
-                        key = values.pop("id")
-                        if key not in found or rank >= found[key][0]:
-                            found[key] = (rank, values)
-        return {key: values for key, (_, values) in found.items()}
+            self._files.append(file)
+            good = pc.is_null(keys.column("error")).to_pylist()
+            for row, (key, ok) in enumerate(zip(keys.column("id").to_pylist(), good, strict=True)):
+                rank = _attempt(path) + (_SUCCESS if ok else 0)
+                if key not in ranks or rank > ranks[key]:
+                    ranks[key], self._places[key] = rank, (number, row)
+
+    def read(self, columns: Sequence[str], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """id -> column -> value, for the ids that are there."""
+        by_part: dict[int, list[tuple[int, str]]] = {}
+        for key in ids:
+            if key in self._places:
+                number, row = self._places[key]
+                by_part.setdefault(number, []).append((row, key))
+        out: dict[str, dict[str, Any]] = {}
+        for number, wanted in by_part.items():
+            file, wanted = self._files[number], sorted(wanted)
+            for group, offset in _groups(file, [row for row, _ in wanted]):
+                end = offset + file.metadata.row_group(group).num_rows
+                chosen = [(row - offset, key) for row, key in wanted if offset <= row < end]
+                block = file.read_row_group(group, columns=list(columns), use_threads=False)
+                rows = block.take([row for row, _ in chosen]).to_pylist()
+                out.update({key: values for (_, key), values in zip(chosen, rows, strict=True)})
+        return out
 
 
 class FragmentValues:
@@ -149,6 +183,7 @@ class FragmentValues:
         self.pipeline = columns.pipeline
         self.fragment = fragment
         self._light: dict[str, dict[str, dict[str, Any]]] = {}
+        self._images: dict[str, _ImageReader] = {}
 
     def of(self, columns: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """id -> column -> value; null where the row has not been measured. All columns are of the ids' own level."""
@@ -160,7 +195,9 @@ class FragmentValues:
             images = heavy_columns(part_schema(self.pipeline, stage))
             heavy = [name for name in names if name in images]
             light = [name for name in names if name not in heavy and name != "id"]
-            found = self.columns.heavy(stage, self.fragment, heavy, ids) if heavy else {}
+            if heavy and stage not in self._images:
+                self._images[stage] = _ImageReader(self.columns, stage, self.fragment)
+            found = self._images[stage].read(heavy, ids) if heavy else {}
             cached = self._all_light(stage) if light else {}
             for key in ids:
                 out[key].update({name: found.get(key, {}).get(name) for name in heavy})
@@ -188,6 +225,19 @@ def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
     return out.take(pc.sort_indices(out.column("id")))
 
 
+@contextmanager
+def _readable(storage: Storage, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        again = "delete it, and the same command computes its rows again"
+        if path.startswith(f"{SOURCES}/"):
+            fragment = path.removeprefix(f"{SOURCES}/").removesuffix(".parquet")
+            again = f"delete it and every folder named {fragment} in the run, and its photographs are taken in again"
+        where = f"{storage.url.partition('?')[0]}/{path}"
+        raise UgafError(f"{where}: cannot be read: {error}\nIf the file is damaged, {again}.") from error
+
+
 def _attempt(path: str) -> int:
     return int(path.rsplit("/", 1)[-1].split("-")[1])
 
@@ -199,7 +249,7 @@ def _winners(table: pa.Table, attempts: pa.ChunkedArray) -> pa.Array:
     for number, (key, good, attempt) in enumerate(
         zip(table.column("id").to_pylist(), ok, attempts.to_pylist(), strict=True)
     ):
-        rank = attempt + (1_000_000 if good else 0)
+        rank = attempt + (_SUCCESS if good else 0)
         if key not in best or rank > best[key][0]:
             best[key] = (rank, number)
     return pa.array([best[key][1] for key in sorted(best)], pa.int64())

@@ -51,6 +51,12 @@ class _RayWorker:
         return batch
 
 
+def cluster_address(address: str | None) -> str | None:
+    """The cluster to attach to: the one that was named, else RAY_ADDRESS (a submitted job has it), else none."""
+    named = address or os.environ.get("RAY_ADDRESS")
+    return None if named == "local" else named
+
+
 class RayEngine:
     """A connection to Ray for as long as the `with` block lasts.
 
@@ -58,7 +64,7 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.address = cluster_address(address) or "local"
         self.monitor: Any = None
 
     def __enter__(self) -> RayEngine:

@@ -138,7 +138,7 @@ def _rule(column: str, kind: str, bound: Any, type: pa.DataType, where: str) -> 
 def _numbers(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     missing = np.asarray(array.is_null())
-    return array.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False), missing
+    return array.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False), missing
 
 
 def _shown(bound: Any) -> str:

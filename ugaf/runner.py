@@ -5,6 +5,7 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ import yaml
 from ugaf import __version__, rules
 from ugaf.columns import SOURCES, Columns
 from ugaf.config import INGEST, Pipeline
-from ugaf.engine import RayEngine, run_inline
+from ugaf.engine import RayEngine, cluster_address, run_inline
 from ugaf.errors import ConfigError
 from ugaf.ingest import SourceRef, list_sources
 from ugaf.plan import Group, segments
@@ -56,6 +57,7 @@ class SegmentWork:
 def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
     """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
     _allowed(pipeline, options)
+    _check_output(pipeline, options)
     columns = Columns(Storage(pipeline.output), pipeline)
     added = cut(columns)
     if added:
@@ -146,6 +148,17 @@ def save_record(columns: Columns, fits: Fits) -> None:
     }
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
     columns.storage.write_if_changed(RUN_FILE, text.encode())
+
+
+def _check_output(pipeline: Pipeline, options: RunOptions) -> None:
+    """On a cluster a relative path is another folder on every node, and a submitted job's is deleted after it."""
+    cluster = cluster_address(options.address)
+    on_ray = pipeline.settings.engine.executor == "ray"
+    if on_ray and cluster and "://" not in pipeline.output and not os.path.isabs(os.path.expanduser(pipeline.output)):
+        raise ConfigError(
+            f"output: on the cluster {cluster} the run's folder must be a URL or an absolute path that every node "
+            f"shares (got {pipeline.output!r}); set it with --output"
+        )
 
 
 def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:

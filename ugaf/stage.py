@@ -22,6 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from ugaf import images
 
 
+MESSAGE_CHARACTERS = 2000
+"""An error's message is stored up to this length; libraries put whole documents into theirs."""
+
+
 class Settings(BaseModel):
     """Base of every stage's settings: unknown names are errors, and nothing changes after validation."""
 
@@ -40,7 +44,9 @@ class Failure:
         return cls(type(error).__name__, str(error) or repr(error))
 
     def __str__(self) -> str:
-        return f"{self.type}: {self.message}"
+        """As it is stored: valid UTF-8 (file names may hold other bytes), and not endless."""
+        text = f"{self.type}: {self.message}".encode("utf-8", "backslashreplace").decode()
+        return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}... ({len(text)} characters)"
 
 
 class RowError(Exception):

@@ -10,9 +10,11 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,9 +22,12 @@ import pyarrow.fs as pafs
 from ugaf.errors import ConfigError
 
 Names = list[str]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _TEMPORARY = ".tmp-"
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+_REMOTE_READERS = 16
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
 
 
@@ -122,6 +127,30 @@ class Storage:
                 self.filesystem.delete_file(working)
             raise
 
+    @contextmanager
+    def lock(self, folder: str) -> Iterator[None]:
+        """Hold a folder for one process at a time, waiting for it, until the block or the process ends.
+
+        Local disks only: object stores have no such thing, and nothing is held there.
+        """
+        if not isinstance(self.filesystem, pafs.LocalFileSystem):
+            yield
+            return
+        import fcntl
+
+        self.filesystem.create_dir(self.path(folder), recursive=True)
+        handle = os.open(self.path(folder), os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def readers(self) -> int:
+        """How many files are worth reading at once: a remote store answers slowly, but many at a time."""
+        return 1 if isinstance(self.filesystem, pafs.LocalFileSystem) else _REMOTE_READERS
+
     def exists(self, path: str) -> bool:
         return self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound
 
@@ -177,11 +206,27 @@ def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
         table,
         sink,
         row_group_size=8 if heavy else 64 * 1024,
-        compression={name: "NONE" if name in heavy else "ZSTD" for name in table.column_names},
+        # A mapping names no nested columns, which would then not be compressed.
+        compression={name: "NONE" if name in heavy else "ZSTD" for name in table.column_names} if heavy else "ZSTD",
         use_dictionary=light,
         write_statistics=light,
     )
     return sink.getvalue()
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], readers: int) -> Iterator[Result]:
+    """Map in order, with so many calls under way at once."""
+    if readers == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(readers) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_parquet(data: bytes) -> pa.Table:

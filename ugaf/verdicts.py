@@ -6,20 +6,19 @@ do), the funnel, `explain`, the report and the export. At every stage given = ke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ugaf.columns import CHILDREN, REFS, SOURCES, Columns, children_table
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.ingest import SourceRef
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
-from ugaf.storage import read_parquet
+from ugaf.storage import ahead
 
 KEPT, REJECTED, FAILED, PENDING = 0, 1, 2, 3
 NAMES = ("kept", "rejected", "failed", "pending")
@@ -122,15 +121,29 @@ def judge(
     return result
 
 
+def judge_all(
+    columns: Columns,
+    fragments: Sequence[str],
+    *,
+    until: str | None = None,
+    skips: Mapping[str, Collection[str]],
+    fits: Fits | None = None,
+) -> Iterator[FragmentVerdicts]:
+    """`judge` of every fragment, in order, with one listing a stage for all of them."""
+    names = [INGEST, *(spec.name for spec in columns.pipeline.stages)]
+    names = names if until is None else names[: names.index(until) + 1]
+    listed = {name: columns.parts_of_all(name) for name in names}
+
+    def one(fragment: str) -> FragmentVerdicts:
+        parts = {stage: by_fragment.get(fragment, []) for stage, by_fragment in listed.items()}
+        return judge(columns, fragment, until=until, skip=skips.get(fragment, ()), fits=fits, parts=parts)
+
+    return ahead(one, fragments, columns.storage.readers)
+
+
 def load_sources(columns: Columns, fragment: str) -> list[SourceRef]:
     """The sources that were cut into a fragment."""
-    return SourceRef.from_table(read_parquet(columns.storage.read(f"{SOURCES}/{fragment}.parquet")))
-
-
-def count_sources(columns: Columns, fragment: str) -> int:
-    """How many sources were cut into a fragment."""
-    with columns.storage.open(f"{SOURCES}/{fragment}.parquet") as source:
-        return pq.read_metadata(source).num_rows
+    return SourceRef.from_table(columns.sources(fragment))
 
 
 def duplicates(columns: Columns, fragments: Sequence[str]) -> dict[str, set[str]]:
@@ -139,18 +152,35 @@ def duplicates(columns: Columns, fragments: Sequence[str]) -> dict[str, set[str]
     Exact duplicates: the first fragment that holds the id keeps it. Failed sources that stand in a later fragment in
     a new version (a file that was replaced): the newest version speaks.
     """
-    seen: set[str] = set()
-    out: dict[str, set[str]] = {}
+    ids: dict[str, pa.ChunkedArray] = {}
     failed: list[tuple[str, str, set[str]]] = []
     listed = columns.parts_of_all(INGEST)
-    for fragment in fragments:
-        table, _ = columns.light(INGEST, fragment, [SOURCES], listed.get(fragment, ()))
-        ids = set(table.column("id").to_pylist())
-        if ids & seen:
-            out[fragment] = ids & seen
-        seen |= ids
+
+    def read(fragment: str) -> pa.Table:
+        return columns.light(INGEST, fragment, [SOURCES], listed.get(fragment, ()))[0]
+
+    for fragment, table in zip(fragments, ahead(read, fragments, columns.storage.readers), strict=True):
+        ids[fragment] = table.column("id")
         errors = table.filter(pc.is_valid(table.column("error")))
         failed += [(fragment, row["id"], set(row[SOURCES] or ())) for row in errors.to_pylist()]
+    out = _superseded(columns, fragments, failed)
+    # Counted as Arrow's strings: a set of millions of Python's would take gigabytes.
+    counts = pc.value_counts(pa.chunked_array([c for column in ids.values() for c in column.chunks], pa.string()))
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    seen: set[str] = set()
+    for fragment, column in ids.items() if len(repeated) else ():
+        here = set(column.filter(pc.is_in(column, value_set=repeated)).to_pylist()) - out.get(fragment, set())
+        if here & seen:
+            out.setdefault(fragment, set()).update(here & seen)
+        seen |= here
+    return out
+
+
+def _superseded(
+    columns: Columns, fragments: Sequence[str], failed: Sequence[tuple[str, str, set[str]]]
+) -> dict[str, set[str]]:
+    """Of the failed rows (fragment, id, sources), those whose sources all stand in a later fragment, by fragment."""
+    out: dict[str, set[str]] = {}
     if failed:
         keys = set().union(*(sources for _, _, sources in failed))
         newest = {ref.key: f for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
@@ -171,15 +201,14 @@ def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]
         if not spec.has_quantiles:
             continue
         values: dict[str, list[np.ndarray]] = {rule.column: [] for rule in spec.rules if rule.needs_fit}
-        for fragment in fragments:
-            verdicts = judge(columns, fragment, until=spec.name, skip=skips.get(fragment, ()), fits=fits)
+        for verdicts in judge_all(columns, fragments, until=spec.name, skips=skips, fits=dict(fits)):
             given = verdicts[spec.name]
             earlier = verdicts.stages[:-1]
             if np.any(given.index < 0) or any(np.any(e.code == PENDING) or e.unread for e in earlier):
                 return fits
             measured = given.table.take(pa.array(given.index[_succeeded(given)]))
             for column in values:
-                values[column].append(measured.column(column).cast(pa.float64()).to_numpy())
+                values[column].append(measured.column(column).cast(pa.float64(), safe=False).to_numpy())
         fits[spec.name] = tuple(
             rule.fitted(np.concatenate([*values[rule.column], np.empty(0)])) if rule.needs_fit else rule
             for rule in spec.rules
@@ -206,7 +235,7 @@ def _judge_ingest(
     index = np.array(here, dtype=np.int64)
     code = np.array([FAILED if failed[i] else KEPT for i in here], dtype=np.int8)
     read = {place for places in refs for place in places}
-    unread = [place for place in range(count_sources(columns, fragment)) if place not in read]
+    unread = [place for place in range(columns.count_sources(fragment)) if place not in read]
     seconds = sum(float(fact.get(b"ugaf.seconds", 0)) for fact in facts)
     level = columns.pipeline.base_level
     rule = np.full(len(index), -1, dtype=np.int16)

@@ -21,7 +21,7 @@ from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
 from ugaf.errors import UgafError, nearest
 from ugaf.storage import Storage
-from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, fit, judge
+from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, fit, judge_all
 
 RUN_FILE = "run.yaml"
 
@@ -121,11 +121,7 @@ class RunView:
 
     def verdicts(self) -> Iterator[FragmentVerdicts]:
         """Fragment after fragment, as stored now."""
-        listed = {name: self.columns.parts_of_all(name) for name in [INGEST, *(s.name for s in self.pipeline.stages)]}
-        for fragment in self.fragments:
-            parts = {stage: by_fragment.get(fragment, []) for stage, by_fragment in listed.items()}
-            skip = self.skips.get(fragment, ())
-            yield judge(self.columns, fragment, skip=skip, fits=self.fits, parts=parts)
+        yield from judge_all(self.columns, self.fragments, skips=self.skips, fits=self.fits)
 
     def funnel(self) -> list[StageCounts]:
         """Every stage's account, ingest first, checked: no row is lost or counted twice."""

@@ -30,8 +30,12 @@ from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
 from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, Fits, FragmentVerdicts, Given, judge, load_sources
 
-PHOTOGRAPHS = 8
-"""Photographs in hand at once where stages are fused: decoded pixels are large, and a journal entry is cheap."""
+PHOTOGRAPHS = 32
+"""Most photographs in hand at once where stages are fused."""
+PIXELS = 32_000_000
+"""Most pixels of photographs in hand at once; a quarter where edits, each with images of its own, are in hand too."""
+JOURNALLED = 64
+"""Photographs that one entry of the journal covers: after a death, at most so many are taken one by one."""
 
 
 @dataclass(frozen=True)
@@ -212,17 +216,26 @@ class _ChainRun:
         if not entries:
             return
         suspects = self.blame.suspects
-        for batch in _by_base([e for e in entries if e.base not in suspects], self._photographs()):
-            self._batch(batch, alone=False)
-            self.buffer.flush()
+        for together in _by_base([e for e in entries if e.base not in suspects], JOURNALLED):
+            ids = sorted({entry.base for entry in together})
+            self.worker.journal.begin("+".join(self.chain), self.fragment, "", ids)
+            for batch in _by_base(together, self._photographs(together)):
+                self._batch(batch, alone=False)
+                self.buffer.flush()
         self.buffer.flush(force=True)
         for batch in _by_base([e for e in entries if e.base in suspects], 1):
             self._batch(batch, alone=True)
             self.buffer.flush(force=True)
 
-    def _photographs(self) -> int:
-        """A model with workers of its own gets the fragment's rows at once, to make its own batches."""
-        return 1_000_000 if len(self.specs) == 1 and self.specs[0].own_pool else PHOTOGRAPHS
+    def _photographs(self, entries: Sequence[_Entry]) -> int:
+        """How many photographs to have in hand: what their pixels allow; all for a model with workers of its own,
+        which makes its own batches."""
+        if len(self.specs) == 1 and self.specs[0].own_pool:
+            return len(entries)
+        sizes = self.loader.values.of(["width", "height"], sorted({entry.base for entry in entries}))
+        largest = max((size["width"] or 1) * (size["height"] or 1) for size in sizes.values())
+        budget = PIXELS // 4 if any(spec.level == "edit" or spec.cls.fans_out for spec in self.specs) else PIXELS
+        return max(1, min(PHOTOGRAPHS, budget // largest))
 
     def _entries(self) -> Iterator[_Entry]:
         """Every row that some stage of the chain has to do, at the first such stage."""
@@ -239,8 +252,6 @@ class _ChainRun:
 
     def _batch(self, entries: Sequence[_Entry], alone: bool) -> None:
         """Take some photographs' rows through the chain."""
-        if not alone:
-            self.worker.journal.begin("+".join(self.chain), self.fragment, "", sorted({e.base for e in entries}))
         self.loader.load(entries)
         flowing: list[Row] = []
         for position, spec in enumerate(self.specs):
