@@ -88,7 +88,7 @@ class FakeView:
             is_pairs=self.is_pairs,
             is_base_column=lambda name: name == "image" or self.is_pairs,
             document=self.document,
-            settings=SimpleNamespace(export=ExportSettings()),
+            settings=SimpleNamespace(export=ExportSettings(), inputs=[]),
         )
 
     @property

@@ -140,3 +140,17 @@ from engine_stages import Mean  # noqa: E402
 
 class Again(Mean):
     """Writes a column that another stage has."""
+
+
+def test_a_bound_takes_the_place_of_the_default_on_its_side() -> None:
+    def saturation(**bounds: float) -> set[tuple[str, float]]:
+        stage = {"curation.photometric": {"keep": {"saturation": bounds}}}
+        rules = config.parse({**BASE, "stages": [stage]}).stages[0].rules
+        return {(rule.kind, rule.bound) for rule in rules if rule.column == "saturation"}
+
+    defaults = dict(saturation())
+    assert set(defaults) == {"min", "max"}
+    assert saturation(min=0.2) == {("min", 0.2), ("max", defaults["max"])}
+    assert saturation(min_quantile=0.1) == {("min_quantile", 0.1), ("max", defaults["max"])}
+    with pytest.raises(ConfigError, match="expected rules by column"):
+        config.parse({**BASE, "stages": [{"curation.photometric": {"keep": [1]}}]})

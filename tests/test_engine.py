@@ -269,3 +269,16 @@ def test_explain_finds_rows_by_the_beginning_of_their_id(photos: Path, tmp_path:
         list(explain(view, "zzz"))
     with pytest.raises(UgafError, match="give more of it"):
         list(explain(view, ""))
+
+
+def test_a_run_that_other_code_made_is_not_read_as_if_it_were_unfinished(photos: Path, tmp_path: Path) -> None:
+    from ugaf.view import RunView
+
+    go(pipeline(photos, tmp_path / "run", [MEAN]))
+    record = tmp_path / "run" / "run.yaml"
+    assert counts(RunView(str(tmp_path / "run")))[MEAN].kept == 12
+    text = record.read_text()
+    fingerprint = RunView(str(tmp_path / "run")).pipeline.stages[0].fingerprint
+    record.write_text(text.replace(fingerprint, "f" * 12))
+    with pytest.raises(UgafError, match=r"was made by ugaf .* with other code: engine_stages:Mean is f{12}"):
+        RunView(str(tmp_path / "run"))

@@ -25,7 +25,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ugaf import images
-from ugaf.export import ExportSettings, export, folder, source_kind, split
+from ugaf.export import ExportSettings, export, folder, provenance, source_kind, split
 from ugaf.export import rows as rows_module
 from ugaf.export.card import escape
 from ugaf.storage import Storage
@@ -621,3 +621,19 @@ def test_an_adapter_no_longer_asked_for_is_removed(view: FakeView) -> None:
     export(view, ExportSettings(adapters=["diffsynth"]))
     export(view, ExportSettings())
     assert view.storage.list("shards") == ["manifest.json", "parquet", "webdataset"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("/home/me/photos/cats/1.jpg", "photos/cats/1.jpg"),
+        ("/home/me/tars/a.tar#x/1.jpg", "tars/a.tar#x/1.jpg"),
+        ("/home/me/sets/pairs.jsonl#3", "sets/pairs.jsonl#3"),
+        ("/elsewhere/2.jpg", "2.jpg"),
+        ("s3://bucket/photos/1.jpg", "s3://bucket/photos/1.jpg"),
+        ("sample://coffee", "sample://coffee"),
+    ],
+)
+def test_a_published_source_tells_no_folders_above_its_input(source: str, expected: str) -> None:
+    inputs = ["/home/me/photos", "/home/me/tars/*.tar", "/home/me/sets/pairs.jsonl", "s3://bucket/photos"]
+    assert provenance.published(source, provenance.input_roots(inputs)) == expected

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import UgafError
-from ugaf.storage import Storage, parquet_bytes
+from ugaf.storage import Storage, light_columns, parquet_bytes
 
 CHILDREN = "children"
 SOURCES = "sources"
@@ -120,9 +120,9 @@ class Columns:
         tables, attempts, facts = [], [], []
         for path in self.parts(stage, fragment) if parts is None else parts:
             with _readable(self.storage, path), self.storage.open(path) as source, pq.ParquetFile(source) as file:
-                table = file.read(columns=names, use_threads=False)
+                table = light_columns(file, names)
                 facts.append(file.schema_arrow.metadata or {})
-            tables.append(table.select(names).replace_schema_metadata(None))
+            tables.append(table.replace_schema_metadata(None))
             attempts.append(pa.array([_attempt(path)] * table.num_rows, pa.int32()))
         if not tables:
             schema = part_schema(self.pipeline, stage)
@@ -148,7 +148,7 @@ class _ImageReader:
         for number, path in enumerate(columns.parts(stage, fragment)):
             with _readable(columns.storage, path):
                 file = pq.ParquetFile(columns.storage.open(path))
-                keys = file.read(columns=["id", "error"], use_threads=False)
+                keys = light_columns(file, ["id", "error"])
             self._files.append(file)
             good = pc.is_null(keys.column("error")).to_pylist()
             for row, (key, ok) in enumerate(zip(keys.column("id").to_pylist(), good, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from argparse import Namespace
 from typing import Any
@@ -19,7 +20,7 @@ from ugaf.plan import segments
 from ugaf.storage import Storage
 from ugaf.view import RUN_FILE, RunView, StageCounts
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def do_run(options: Namespace) -> int:
@@ -43,7 +44,7 @@ def do_run(options: Namespace) -> int:
         report = write_report(view, gallery=pipeline.settings.report.gallery, seed=pipeline.settings.seed)
         console.print(f"shards  {escape(f'{pipeline.output}/shards')}  ({escape(str(summary))})")
         console.print(f"report  {escape(f'{pipeline.output}/{report}')}")
-    console.print(f"card    {escape(f'{pipeline.output}/README.md')}" if not options.no_export else "")
+        console.print(f"card    {escape(f'{pipeline.output}/README.md')}")
     console.print(f"{time.perf_counter() - began:.1f} s")
     waiting = sum(c.pending for c in counts)
     whole = not (options.stage or options.first or options.last)
@@ -54,7 +55,7 @@ def do_run(options: Namespace) -> int:
 
 def do_plan(options: Namespace) -> int:
     """What would run: stages, rows pending and done, resources. Nothing is written or started."""
-    from ugaf.runner import pending_work
+    from ugaf.runner import pending_work, survey
 
     pipeline = _load(options)
     run_options = dataclasses.replace(_run_options(options), retry_failed=options.retry_failed)
@@ -62,8 +63,9 @@ def do_plan(options: Namespace) -> int:
     fresh = _new_sources(view)
     table = Table("segment", "workers", "stage", "folder", "done", "pending", box=None, pad_edge=False)
     done = {counts.name: counts.rows for counts in view.funnel()}
+    found = survey(view.columns)
     for number, groups in enumerate(segments(pipeline), 1):
-        work = pending_work(view.columns, groups, run_options)
+        work = pending_work(pipeline, found, groups, run_options)
         for group in groups:
             for name in group.stages:
                 pending = work.pending.get(name)
@@ -145,7 +147,7 @@ def print_funnel(counts: list[StageCounts]) -> None:
     table.add_column("stage", no_wrap=True)
     table.add_column("of")
     for name in ("given", "kept", "rejected", "failed", "pending", "rows/s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in counts:
         rejected = sum(stage.rejected.values())
         rate = f"{stage.rows / stage.seconds:.1f}" if stage.seconds > 0 else "-"

@@ -233,7 +233,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
     for name, entry in stages.items():
         options = dict(entry or {})
         cls = stage_class(name)
-        keep = {**cls.keep, **(options.pop("keep", None) or {})}
+        keep = _merged_keep(cls.keep, options.pop("keep", None) or {}, name)
         resources = _validate(Resources, options.pop("resources", None) or {}, f"{name}.resources")
         own = _validate(cls.Settings, options, name)
         if cls.fans_out and level == "edit":
@@ -242,6 +242,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
             raise ConfigError(f"{name}: a stage that fans out has no keep rules; give them to a stage after it")
         fingerprint = _fingerprint(name, cls, own, settings.seed, providers, fingerprints)
         parsed = rules.parse(keep, cls.writes, name)
+        _check_levels(name, cls, level, is_pairs, providers, specs)
         specs.append(StageSpec(name, cls, own, keep, parsed, resources, level, fingerprint))
         for column in cls.writes.names:
             if column in ("id", "parent", "error"):
@@ -252,6 +253,43 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
         fingerprints[name] = fingerprint
         level = "edit" if cls.fans_out else level
     return Pipeline(settings, tuple(specs), schema, providers)
+
+
+def _merged_keep(defaults: Mapping[str, Any], given: Any, name: str) -> dict[str, Any]:
+    """A stage's default rules with a pipeline's bounds put over them one by one; null switches a column's rules off.
+
+    A bound takes the place of the default on the same side, be it a number or a quantile.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name}.keep: expected rules by column (got {given!r})")
+    merged: dict[str, Any] = {column: dict(bounds) for column, bounds in defaults.items()}
+    for column, bounds in given.items():
+        if isinstance(bounds, Mapping) and isinstance(merged.get(column), dict):
+            sides = {kind.removesuffix("_quantile") for kind in map(str, bounds)}
+            others = {k: v for k, v in merged[column].items() if k.removesuffix("_quantile") not in sides}
+            merged[column] = {**others, **bounds}
+        else:
+            merged[column] = bounds
+    return merged
+
+
+def _check_levels(
+    name: str,
+    cls: type[Stage],
+    level: str,
+    is_pairs: bool,
+    providers: Mapping[str, str],
+    before: Sequence[StageSpec],
+) -> None:
+    """Peers are rows of the stage's own level, and refs name rows that were taken in: so must be their columns."""
+    edits = {spec.name for number, spec in enumerate(before) if spec.level == "edit" or spec.cls.fans_out}
+    own = {column: "edit" if is_pairs or stage in edits else "image" for column, stage in providers.items()}
+    for column in cls.peers:
+        if own[column] != level:
+            raise ConfigError(f"{name}: peers: {column!r} is a column of {own[column]}s; its neighbours are {level}s")
+    for column in (column for columns in cls.refs.values() for column in columns):
+        if own[column] != ("edit" if is_pairs else "image"):
+            raise ConfigError(f"{name}: refs: {column!r} is no column of the rows that were taken in")
 
 
 def _fingerprint(
@@ -270,6 +308,10 @@ def _fingerprint(
     present = [column for column in cls.optional_reads if column in providers]
     reads = {column: fingerprints[providers[column]] for column in sorted({*needed, *present})}
     content = {"name": name, "version": cls.version, "settings": settings.model_dump(mode="json"), "reads": reads}
+    # A forgotten `version` must not mix parts with other columns or other ids.
+    content["writes"] = [f"{field.name}: {field.type}" for field in cls.writes]
+    if cls.fans_out:
+        content["identity"] = list(cls.identity)
     if cls.seeded:
         content["seed"] = seed
     return _hash(content)

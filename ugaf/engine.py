@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,9 @@ from ugaf.worker import StageWorker, Task
 
 OBJECT_STORE_BYTES = 160 << 20
 """A local Ray's shared memory: only names of fragments pass through it."""
+
+SETUP_DEATHS = 3
+"""Deaths of a worker in its set-up, one after the other, after which the run stops."""
 
 Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
@@ -43,11 +47,37 @@ class _RayWorker:
     """What Ray Data keeps in each actor."""
 
     def __init__(self, task: Task, monitor: Any) -> None:
-        self.worker = StageWorker(task, BatchedJournal(monitor))
+        import ray
+
+        # What fails here is kept for the first call: Ray starts a worker whose constructor fails again, for ever
+        # if its process died, and shows the error of a call only.
+        self.worker: StageWorker | None = None
+        self.monitor = monitor
+        stages = ", ".join(name for chain in task.chains for name in chain)
+        me = ray.get_runtime_context().get_actor_id()
+        deaths = ray.get(monitor.starting.remote(me))
+        if deaths >= SETUP_DEATHS:
+            self.problem = f"the worker of {stages} died {deaths} times while it was being set up"
+            return
+        try:
+            self.worker = StageWorker(task, BatchedJournal(monitor))
+        except Exception as error:
+            self.problem = f"setting up {stages}: {type(error).__name__}: {error}"
+        ray.get(monitor.started.remote(me))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
-            self.worker.run(str(fragment), json.loads(str(skip)))
+        import ray
+
+        try:
+            if self.worker is None:
+                raise RunError(self.problem)
+            for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
+                self.worker.run(str(fragment), json.loads(str(skip)))
+        except Exception as error:
+            # Ray Data's own error does not carry the cause.
+            text = str(error) if isinstance(error, UgafError) else traceback.format_exc()
+            ray.get(self.monitor.fail.remote(text))
+            raise
         return batch
 
 
@@ -133,7 +163,8 @@ class RayEngine:
                 for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
                     pass
             except ray.exceptions.RayError as error:
-                raise RunError(f"a worker stopped the run: {_cause(error)}") from error
+                problem = ray.get(self.monitor.problem.remote()) or _cause(error)
+                raise RunError(f"a worker stopped the run: {problem}") from error
 
     @contextmanager
     def _watch(self, progress: Progress) -> Iterator[None]:
@@ -180,7 +211,7 @@ def _quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _cause(error: BaseException) -> str:

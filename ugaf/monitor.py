@@ -23,15 +23,29 @@ class Monitor:
         self._deaths: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
+        self._starts: Counter[str] = Counter()
+        self._problem = ""
+
+    def starting(self, worker: str) -> int:
+        """A worker's process begins its set-up. Returns how many of its processes before died in theirs."""
+        self._starts[worker] += 1
+        return self._starts[worker] - 1
+
+    def started(self, worker: str) -> None:
+        """Its set-up has ended."""
+        self._starts.pop(worker, None)
 
     def enter(self, chain: str, fragment: str) -> Blame:
-        """A worker starts on a fragment. If it was being worked on already, that worker died: blame what it held."""
+        """A worker starts on a fragment. If it was being worked on already, that worker died: blame what it held.
+
+        A death with nothing in hand is counted under ("", "").
+        """
         key = (chain, fragment)
         held = self._open.get(key)
         if held is not None:
             stage, ids = held
-            if stage and len(ids) == 1:
-                self._deaths.setdefault(key, Counter())[stage, ids[0]] += 1
+            if stage or not ids:
+                self._deaths.setdefault(key, Counter())[stage, ids[0] if ids else ""] += 1
             else:
                 self._suspects.setdefault(key, set()).update(ids)
         self._open[key] = ("", ())
@@ -49,6 +63,14 @@ class Monitor:
     def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
         self._counts.setdefault(stage, Counter()).update(counts)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def fail(self, problem: str) -> None:
+        """A worker stops the run; the first one's reason is kept."""
+        self._problem = self._problem or problem
+
+    def problem(self) -> str:
+        """Why the run was stopped; "" if no worker said so."""
+        return self._problem
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Rows done in this session by stage: counts by verdict, and seconds of work."""

@@ -118,6 +118,15 @@ def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -
     return [own.get(group.name) or Pool(group, each, fraction, 0.0) for group in groups]
 
 
+def _fitting(share: float, gpus: float) -> int:
+    """How many workers a share of the GPUs holds. A fraction lies on one GPU: two GPUs hold two workers of 0.6."""
+    tiny = 1e-9
+    whole = int(share + tiny)
+    if gpus >= 1:
+        return int(whole / gpus + tiny)
+    return whole * int(1 / gpus + tiny) + int((share - whole) / gpus + tiny)
+
+
 def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: Machine) -> Pool:
     cpus, gpus = spec.cpus, spec.gpus
     if gpus > machine.node_gpus or cpus > machine.node_cpus:
@@ -128,8 +137,10 @@ def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: M
     if spec.resources.workers is not None:
         workers = spec.resources.workers
     elif gpus:
-        users = sum(1 for g in groups if g.spec is not None and g.spec.gpus > 0)
-        workers = max(1, int(machine.gpus / users / gpus))
+        users = [g.spec for g in groups if g.spec is not None and g.spec.gpus > 0]
+        taken = sum(user.gpus * user.resources.workers for user in users if user.resources.workers)
+        share = (machine.gpus - taken) / sum(1 for user in users if not user.resources.workers)
+        workers = max(1, _fitting(share, gpus))
     else:
         workers = 1
     total = sum((g.spec.resources.workers or 1) * g.spec.gpus for g in groups if g.spec is not None)

@@ -5,6 +5,7 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +25,8 @@ from ugaf.engine import RayEngine, cluster_address, run_inline
 from ugaf.errors import ConfigError
 from ugaf.ingest import SourceRef, list_sources
 from ugaf.plan import Group, segments
-from ugaf.storage import Storage, parquet_bytes
-from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge, load_sources
+from ugaf.storage import Storage, ahead, parquet_bytes
+from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge_all
 from ugaf.view import RUN_FILE
 from ugaf.worker import Task
 
@@ -45,6 +46,16 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
+    stage has yet to see, and rows that failed in it; without those where both are none."""
+
+    skips: dict[str, set[str]]
+    fits: Fits
+    todo: dict[str, dict[str, tuple[int, int]]]
+
+
+@dataclass(frozen=True)
 class SegmentWork:
     """What a segment would do: fragments with something pending (and their duplicate ids), the groups that it takes,
     and rows pending by stage as far as can be known before the stages before them have run."""
@@ -56,80 +67,94 @@ class SegmentWork:
 
 def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
     """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
-    _allowed(pipeline, options)
+    allowed = _allowed(pipeline, options)
     _check_output(pipeline, options)
     columns = Columns(Storage(pipeline.output), pipeline)
-    added = cut(columns)
+    added = cut(columns) if INGEST in allowed else 0
     if added:
         notify(f"{added} new sources")
-    save_record(columns, {})
+    found = survey(columns)
+    save_record(columns, found.fits)
     with ExitStack() as stack:
         engine: RayEngine | None = None
         for groups in segments(pipeline):
-            work = pending_work(columns, groups, options)
+            work = pending_work(pipeline, found, groups, options)
             if not work.fragments or not work.groups:
                 continue
-            fits = fit(columns, columns.fragments(), duplicates(columns, columns.fragments()))
-            make_task = _task_maker(columns, fits, options)
+            make_task = _task_maker(columns, found.fits, options)
             if pipeline.settings.engine.executor == "inline":
                 run_inline(work.groups, make_task, work.fragments)
-                continue
-            if engine is None:
-                engine = stack.enter_context(RayEngine(options.address))
-            engine.run(work.groups, make_task, work.fragments, pipeline.settings.engine.workers, progress)
-    save_record(columns, fit(columns, columns.fragments(), duplicates(columns, columns.fragments())))
+            else:
+                if engine is None:
+                    engine = stack.enter_context(RayEngine(options.address))
+                engine.run(work.groups, make_task, work.fragments, pipeline.settings.engine.workers, progress)
+            found = survey(columns)
+            save_record(columns, found.fits)
+
+
+def survey(columns: Columns) -> Survey:
+    """Read the whole run once (and once more for each stage with quantile rules)."""
+    fragments = columns.fragments()
+    skips = duplicates(columns, fragments)
+    fits = fit(columns, fragments, skips)
+    todo: dict[str, dict[str, tuple[int, int]]] = {}
+    for verdicts in judge_all(columns, fragments, skips=skips, fits=fits):
+        for given in verdicts.stages:
+            counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))
+            if any(counts):
+                todo.setdefault(verdicts.fragment, {})[given.stage] = counts
+    return Survey(skips, fits, todo)
 
 
 def new_sources(columns: Columns) -> Iterator[SourceRef]:
     """Sources of the inputs that no fragment has: known is the same place in the same version."""
-    known: set[tuple[str, str]] = set()
-    for fragment in columns.fragments():
-        known.update((ref.key, ref.version) for ref in load_sources(columns, fragment))
+
+    def names(fragment: str) -> list[bytes]:
+        table = columns.sources(fragment, ["uri", "member", "version"])
+        return [_digest(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+    # Digests, because a run knows millions of names.
+    known = {name for found in ahead(names, columns.fragments(), columns.storage.readers) for name in found}
     for ref in list_sources(columns.pipeline.settings.inputs):
-        if (ref.key, ref.version) not in known:
-            known.add((ref.key, ref.version))
+        name = _digest(ref.uri, ref.member, ref.version)
+        if name not in known:
+            known.add(name)
             yield ref
+
+
+def _digest(*texts: str) -> bytes:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
 
 
 def cut(columns: Columns) -> int:
     """Cut what is new in the inputs into fragments, which never change after. Returns how many sources were new."""
-    fragments = columns.fragments()
-    number = int(fragments[-1]) + 1 if fragments else 0
     size, added = columns.pipeline.settings.fragment_rows, 0
-    for refs in batched(new_sources(columns), size):
-        columns.storage.write(f"{SOURCES}/{number:06d}.parquet", parquet_bytes(SourceRef.to_table(refs)))
-        number, added = number + 1, added + len(refs)
+    # Two runs of one folder at once must not give one number to two fragments.
+    with columns.storage.lock(SOURCES):
+        fragments = columns.fragments()
+        number = int(fragments[-1]) + 1 if fragments else 0
+        for refs in batched(new_sources(columns), size):
+            columns.storage.write(f"{SOURCES}/{number:06d}.parquet", parquet_bytes(SourceRef.to_table(refs)))
+            number, added = number + 1, added + len(refs)
     return added
 
 
-def pending_work(columns: Columns, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
-    """What is missing in a segment, from what is stored now."""
-    pipeline = columns.pipeline
+def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
+    """What is missing in a segment."""
     order = [INGEST, *(spec.name for spec in pipeline.stages)]
     allowed = _allowed(pipeline, options)
     kept = [group for group in (_restrict(group, allowed) for group in groups) if group is not None]
     names = [name for group in kept for name in group.stages]
     if not names:
         return SegmentWork([], {}, {})
-    fragments = columns.fragments()
-    skips = duplicates(columns, fragments)
-    fits = fit(columns, fragments, skips)
     work: dict[str, list[str]] = {}
     pending = dict.fromkeys(names, 0)
-    for fragment in fragments:
-        verdicts = judge(columns, fragment, until=names[-1], skip=skips.get(fragment, ()), fits=fits)
-        found = False
-        for given in verdicts.stages:
-            if given.stage not in pending:
-                continue
-            todo = given.index < 0
-            if options.retry_failed:
-                todo = todo | (given.code == FAILED)
-            count = int(np.count_nonzero(todo)) + len(given.unread)
-            pending[given.stage] += count
-            found = found or count > 0
-        if found:
-            work[fragment] = sorted(skips.get(fragment, ()))
+    for fragment, todo in found.todo.items():
+        counts = {name: new + (failed if options.retry_failed else 0) for name, (new, failed) in todo.items()}
+        for name in counts.keys() & pending.keys():
+            pending[name] += counts[name]
+            if counts[name]:
+                work[fragment] = sorted(found.skips.get(fragment, ()))
     first = next((order.index(name) for name in names if pending[name]), len(order))
     needed = [group for group in kept if order.index(group.stages[-1]) >= first]
     return SegmentWork(needed, work, pending)

@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict
 
 from ugaf import images
 
-
 MESSAGE_CHARACTERS = 2000
 """An error's message is stored up to this length; libraries put whole documents into theirs."""
 

@@ -6,26 +6,31 @@ stores show an object only once its upload is complete. So the presence of a par
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ugaf.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 Names = list[str]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _TEMPORARY = ".tmp-"
+_LIGHT = "ugaf.light"
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
@@ -197,21 +202,38 @@ class Storage:
 
 def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
     """A table as a Parquet file: images (the `heavy` columns) stored as they are, in small row groups, so that a few
-    rows can be read without the others; everything else compressed."""
+    rows can be read without the others; everything else compressed.
+
+    The other columns of a file with images stand in its footer too (see `light_columns`): between the images they lie
+    in as many pieces as there are row groups, and a remote store answers a request for each.
+    """
     import pyarrow.parquet as pq
 
     light = [name for name in table.column_names if name not in heavy]
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=8 if heavy else 64 * 1024,
+        table.schema,
         # A mapping names no nested columns, which would then not be compressed.
         compression={name: "NONE" if name in heavy else "ZSTD" for name in table.column_names} if heavy else "ZSTD",
         use_dictionary=light,
         write_statistics=light,
-    )
+    ) as writer:
+        writer.write_table(table, row_group_size=8 if heavy else 64 * 1024)
+        if heavy:
+            copy = parquet_bytes(table.select(light).replace_schema_metadata(None)).to_pybytes()
+            writer.add_key_value_metadata({_LIGHT: base64.b64encode(copy).decode()})
     return sink.getvalue()
+
+
+def light_columns(file: ParquetFile, names: Sequence[str]) -> pa.Table:
+    """Some columns of an open file of `parquet_bytes`; from its footer alone if they are there."""
+    copy = (file.metadata.metadata or {}).get(_LIGHT.encode())
+    if copy is not None:
+        table = read_parquet(base64.b64decode(copy))
+        if set(names) <= set(table.column_names):
+            return table.select(list(names))
+    return file.read(columns=list(names), use_threads=False).select(list(names))
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], readers: int) -> Iterator[Result]:

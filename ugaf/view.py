@@ -79,6 +79,8 @@ class RunView:
         if pipeline is None or self.storage.exists(RUN_FILE):
             self.record = _read_record(self.storage, path)
         self.pipeline = pipeline if pipeline is not None else parse(self.record["pipeline"])
+        if pipeline is None:
+            _check_fingerprints(self.record, self.pipeline, path)
         self.name = self.pipeline.name
         self.columns = Columns(self.storage, self.pipeline)
 
@@ -242,6 +244,18 @@ class RunView:
         if provider != INGEST and self.pipeline.stage(provider).cls.fans_out:
             return self.pipeline.stage(provider).cls.writes.field(column).type
         return part_schema(self.pipeline, provider).field(column).type
+
+
+def _check_fingerprints(record: dict[str, Any], pipeline: Pipeline, path: str) -> None:
+    """A run that other code made would read as pending, and its shards as stale: say so instead."""
+    now = {INGEST: pipeline.ingest_fingerprint, **{spec.name: spec.fingerprint for spec in pipeline.stages}}
+    then = record.get("fingerprints", {})
+    for name, fingerprint in now.items():
+        if then.get(name) != fingerprint:
+            raise UgafError(
+                f"{path} was made by ugaf {record.get('ugaf', '?')} with other code: {name} is {then.get(name)} there "
+                f"and {fingerprint} here; read it with the code that made it, or run its pipeline again"
+            )
 
 
 def _is_measure(type: pa.DataType) -> bool:

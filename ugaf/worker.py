@@ -24,6 +24,7 @@ import pyarrow as pa
 from ugaf import ingest
 from ugaf.columns import CHILDREN, REFS, Columns, FragmentValues, heavy_columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.errors import UgafError
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.stage import Failure, Outcome, Row, Stage
@@ -36,6 +37,10 @@ PIXELS = 32_000_000
 """Most pixels of photographs in hand at once; a quarter where edits, each with images of its own, are in hand too."""
 JOURNALLED = 64
 """Photographs that one entry of the journal covers: after a death, at most so many are taken one by one."""
+LOADING = "loading"
+"""Stands in the journal for a stage while a photograph's columns are read."""
+MORE_DEATHS = 3
+"""Deaths over `row_crashes` after which the run stops, since no row can be given up for them."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,25 @@ class StageWorker:
         for chain in self.task.chains:
             name = "+".join(chain)
             blame = self.journal.enter(name, fragment)
+            self._stop_if_hopeless(fragment, blame)
             if chain == (INGEST,):
-                _Ingest(self, fragment, blame).run()
+                _Ingest(self, fragment, frozenset(skip), blame).run()
             else:
-                _ChainRun(self, chain, fragment, frozenset(skip), blame).run()
+                done: set[tuple[str, str]] = set()
+                while _ChainRun(self, chain, fragment, frozenset(skip), blame, done).run():
+                    pass
             self.journal.leave(name, fragment)
+
+    def _stop_if_hopeless(self, fragment: str, blame: Blame) -> None:
+        """A row that kills is given up and recorded; what kills outside of a row's work would restart for ever."""
+        limit = self.task.pipeline.settings.engine.row_crashes + MORE_DEATHS
+        for (stage, key), deaths in blame.deaths.items():
+            if deaths > limit:
+                last = f"after row {key} in {stage}" if key else "before any row was in hand"
+                raise UgafError(
+                    f"fragment {fragment}: {deaths} processes died in it outside of a row's work, {last}: while "
+                    "columns were read or written (memory: try a smaller engine.flush_mb, fewer workers)"
+                )
 
 
 class _Buffer:
@@ -138,15 +157,16 @@ class _Buffer:
 class _Ingest:
     """The first chain: reads a fragment's sources and stores the images."""
 
-    def __init__(self, worker: StageWorker, fragment: str, blame: Blame) -> None:
+    def __init__(self, worker: StageWorker, fragment: str, skip: frozenset[str], blame: Blame) -> None:
         self.worker = worker
         self.fragment = fragment
+        self.skip = skip
         self.blame = blame
         self.places: dict[ingest.SourceRef, int] = {}
         self.buffer = _Buffer(worker.columns, fragment, [INGEST])
 
     def run(self) -> None:
-        given = judge(self.worker.columns, self.fragment, until=INGEST)[INGEST]
+        given = judge(self.worker.columns, self.fragment, until=INGEST, skip=self.skip)[INGEST]
         again = self._failed(given) if self.worker.task.retry_failed else []
         todo = [*given.unread, *again]
         if not todo:
@@ -160,7 +180,7 @@ class _Ingest:
             if self.blame.deaths.get((INGEST, ref.key), 0) >= self.worker.task.pipeline.settings.engine.row_crashes:
                 self._record(ingest.IngestedRow(ingest.image_id(ref.key.encode()), _died(), [ref.key], [ref]), 0, 0.0)
             else:
-                self._read([ref], len(again) > 0)
+                self._read([ref], len(again) > 0, alone=True)
             self.buffer.flush(force=True)
 
     def _failed(self, given: Given) -> list[int]:
@@ -169,11 +189,11 @@ class _Ingest:
         failed = set(given.where(FAILED))
         return sorted(place for row in table.to_pylist() if row["id"] in failed for place in row[REFS])
 
-    def _read(self, refs: Sequence[ingest.SourceRef], attempt: int) -> None:
+    def _read(self, refs: Sequence[ingest.SourceRef], attempt: int, alone: bool = False) -> None:
         """All at once through `produce`, which merges exact duplicates."""
         if not refs:
             return
-        self.worker.journal.begin(INGEST, self.fragment, INGEST, [ref.key for ref in refs])
+        self.worker.journal.begin(INGEST, self.fragment, INGEST if alone else "", [ref.key for ref in refs])
         start = time.perf_counter()
         for produced in ingest.produce(refs):
             now = time.perf_counter()
@@ -194,10 +214,16 @@ class _Ingest:
 
 
 class _ChainRun:
-    """One chain on one fragment."""
+    """One chain on one fragment. `done`: (stage, row id) of what this worker has done in it; grows."""
 
     def __init__(
-        self, worker: StageWorker, chain: tuple[str, ...], fragment: str, skip: frozenset[str], blame: Blame
+        self,
+        worker: StageWorker,
+        chain: tuple[str, ...],
+        fragment: str,
+        skip: frozenset[str],
+        blame: Blame,
+        done: set[tuple[str, str]],
     ) -> None:
         self.worker = worker
         self.pipeline = worker.task.pipeline
@@ -207,25 +233,29 @@ class _ChainRun:
         self.blame = blame
         self.specs = [self.pipeline.stage(name) for name in chain]
         self.verdicts = judge(self.columns, fragment, until=chain[-1], skip=skip, fits=worker.task.fits)
+        self.stored = {spec.name: set(self.verdicts[spec.name].table.column("id").to_pylist()) for spec in self.specs}
+        self.done = done
+        self.met_stored = False
         self.attempts: dict[tuple[str, str], int] = {}
         self.buffer = _Buffer(self.columns, fragment, chain)
         self.loader = _Loader(self.columns, self.verdicts, self.specs)
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Returns True if rows came to a stage that had done them before: they wait there for another pass."""
         entries = sorted(self._entries(), key=lambda entry: (entry.base, entry.start, entry.id))
         if not entries:
-            return
+            return False
         suspects = self.blame.suspects
         for together in _by_base([e for e in entries if e.base not in suspects], JOURNALLED):
             ids = sorted({entry.base for entry in together})
             self.worker.journal.begin("+".join(self.chain), self.fragment, "", ids)
             for batch in _by_base(together, self._photographs(together)):
                 self._batch(batch, alone=False)
-                self.buffer.flush()
         self.buffer.flush(force=True)
         for batch in _by_base([e for e in entries if e.base in suspects], 1):
             self._batch(batch, alone=True)
             self.buffer.flush(force=True)
+        return self.met_stored
 
     def _photographs(self, entries: Sequence[_Entry]) -> int:
         """How many photographs to have in hand: what their pixels allow; all for a model with workers of its own,
@@ -243,6 +273,8 @@ class _ChainRun:
             given = self.verdicts[spec.name]
             for number in np.flatnonzero((given.index < 0) | self._again(given.code)):
                 key = given.ids[number]
+                if (spec.name, key) in self.done:
+                    continue
                 if given.index[number] >= 0:
                     self.attempts[spec.name, key] = 1
                 yield _Entry(key, self.verdicts.parents.get(key, key), position)
@@ -252,12 +284,33 @@ class _ChainRun:
 
     def _batch(self, entries: Sequence[_Entry], alone: bool) -> None:
         """Take some photographs' rows through the chain."""
+        if alone:
+            if self.blame.deaths.get((LOADING, entries[0].base), 0) >= self.pipeline.settings.engine.row_crashes:
+                self._give_up(entries)
+                return
+            self.worker.journal.begin("+".join(self.chain), self.fragment, LOADING, [entries[0].base])
         self.loader.load(entries)
         flowing: list[Row] = []
         for position, spec in enumerate(self.specs):
-            rows = flowing + [e.row for e in entries if e.start == position and e.row is not None]
+            rows = self._not_stored(spec, flowing)
+            rows += [e.row for e in entries if e.start == position and e.row is not None]
             flowing = self._stage(spec, rows, alone) if rows else []
         self.loader.forget()
+
+    def _not_stored(self, spec: StageSpec, rows: list[Row]) -> list[Row]:
+        """Rows that the stage has not done: where only a stage before it is new, its own columns are still good."""
+        new = [row for row in rows if row.id not in self.stored[spec.name]]
+        self.met_stored = self.met_stored or len(new) < len(rows)
+        return new
+
+    def _give_up(self, entries: Sequence[_Entry]) -> None:
+        """Record as failed the rows of a photograph whose columns cannot be read without dying."""
+        for entry in entries:
+            stage = self.chain[entry.start]
+            attempt = self.attempts.get((stage, entry.id), 0)
+            self.buffer.add(stage, [{"id": entry.id, "attempt": attempt, "error": str(_died())}], 0.0)
+            self.done.add((stage, entry.id))
+            self.worker.journal.progress(stage, {NAMES[FAILED]: 1}, 0.0)
 
     def _stage(self, spec: StageSpec, rows: list[Row], alone: bool) -> list[Row]:
         """Run one stage on rows, buffer its columns, and return the rows (or child rows) that go on."""
@@ -272,6 +325,8 @@ class _ChainRun:
             verdict = _verdicts(spec, self.worker.task.fits.get(spec.name, spec.rules), records)
             seconds = time.perf_counter() - began
             self.buffer.add(spec.name, records, seconds)
+            self.buffer.flush()
+            self.done.update((spec.name, row.id) for row in chunk)
             counts = np.bincount(verdict, minlength=4)
             named = {NAMES[code]: int(counts[code]) for code in range(4) if counts[code]}
             self.worker.journal.progress(spec.name, named, seconds)
@@ -287,15 +342,22 @@ class _ChainRun:
         return list(_call(stage, [row]))
 
     def _records(self, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        """The rows' new columns as they are stored; an outcome that does not fit the schema becomes a failure."""
+        """The rows' new columns as they are stored; an outcome that does not fit the schema becomes a failure.
+
+        Values are those that reading the part gives (float32 rounded, tuples as lists, absent fields null), so that
+        the next stage sees the same whether the row flows on or the run was interrupted.
+        """
         records = [self._record(spec, row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
         schema = part_schema(self.pipeline, spec.name)
-        if _fits(schema, records) is not None:
+        table = _table(schema, records)
+        if isinstance(table, Exception):
             for number, record in enumerate(records):
-                problem = _fits(schema, [record])
-                if problem is not None:
+                problem = _table(schema, [record])
+                if isinstance(problem, Exception):
                     records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": _misfit(problem)}
-        return records
+            table = pa.Table.from_pylist(records, schema=schema)
+        light = table.drop_columns(list(heavy_columns(schema))).to_pylist()
+        return [record | values for record, values in zip(records, light, strict=True)]
 
     def _record(self, spec: StageSpec, row: Row, outcome: Outcome) -> dict[str, Any]:
         record: dict[str, Any] = {"id": row.id, "attempt": self.attempts.get((spec.name, row.id), 0)}
@@ -390,14 +452,13 @@ class _Loader:
                 row.peers = self.peers
         if not spec.cls.refs:
             return
-        found: dict[str, Row] = {}
+        known = set(self.verdicts[INGEST].ids)
+        found: dict[str, dict[str, Row]] = {}
         for column, wanted in spec.cls.refs.items():
-            ids = sorted({row[column] for row in rows if row[column] is not None} - set(found))
-            known = set(self.verdicts[INGEST].ids)
-            values = self.values.of(wanted, [key for key in ids if key in known])
-            found.update({key: Row(key, values[key]) for key in values})
+            values = self.values.of(wanted, sorted(known.intersection(row[column] for row in rows)))
+            found[column] = {key: Row(key, values[key]) for key in values}
         for row in rows:
-            row.refs = {column: found.get(row[column]) for column in spec.cls.refs}
+            row.refs = {column: found[column].get(row[column]) for column in spec.cls.refs}
 
     def forget(self) -> None:
         """Let go of a batch's images."""
@@ -415,12 +476,11 @@ def child_id(parent: str, spec: StageSpec, values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _fits(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> Exception | None:
+def _table(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> pa.Table | Exception:
     try:
-        pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema=schema)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+        return pa.Table.from_pylist(list(records), schema=schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         return error
-    return None
 
 
 def _misfit(error: Exception) -> str:
@@ -479,7 +539,7 @@ def _call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
         if len(outcomes) == len(rows):
             return outcomes
         problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = error
     if len(rows) == 1:
         return [Failure.of(problem)]

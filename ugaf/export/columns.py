@@ -72,7 +72,11 @@ CORE: tuple[Column, ...] = (
     Column("caption", "string", "caption that came with the photograph"),
     Column("width", "int", "pixels, of `source`"),
     Column("height", "int", "pixels, of `source`"),
-    Column("sources", "strings", "where the photograph came from; several where exact copies were merged"),
+    Column(
+        "sources",
+        "strings",
+        "where the photograph came from, below its input; several where exact copies were merged",
+    ),
     Column(
         "source_reencoded", "bool", "true where `source` is a lossless PNG made from bytes that readers see differently"
     ),

@@ -25,14 +25,14 @@ import pyarrow as pa
 
 from ugaf import images, ingest
 from ugaf.export import columns as export_columns
-from ugaf.export import split
+from ugaf.export import provenance, split
 from ugaf.export.columns import CORE_NAMES, Column
 from ugaf.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.view import RunView
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same rows give other files."""
 
 IMAGES = ("image", "source_image", "edited_image", "edit_mask", "change_mask")
@@ -153,6 +153,7 @@ class Reader:
         self.columns = columns
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
+        self.roots = provenance.input_roots([entry.path for entry in view.pipeline.settings.inputs])
         self._pngs = _PngCache(_CACHE_BYTES)
 
     def records(self) -> Iterator[Record]:
@@ -221,7 +222,9 @@ class Reader:
     def _values(self, row: dict[str, Any]) -> dict[str, Any]:
         boxes = row.get("boxes") or []
         values = {column.name: row.get(column.name) for column in self.columns if not column.is_image}
-        return values | {"boxes": boxes, "bbox": boxes[0] if boxes else None}
+        sources = row.get("sources")
+        named = None if sources is None else [provenance.published(source, self.roots) for source in sources]
+        return values | {"boxes": boxes, "bbox": boxes[0] if boxes else None, "sources": named}
 
 
 def chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -147,8 +147,8 @@ def outline_support(image: np.ndarray, box: Box, mask: np.ndarray, width: int, h
     canvas[y1:y2, x1:x2] = cv2.resize(mask.astype(np.uint8), (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
     near, at = np.ones((11, 11), np.uint8), np.ones((3, 3), np.uint8)
     outside = 1 - canvas
-    inner = cv2.dilate(outside, near) & (1 - cv2.dilate(outside, at))
-    outer = cv2.dilate(canvas, near) & (1 - cv2.dilate(canvas, at))
+    inner = (cv2.dilate(outside, near) > 0) & (cv2.dilate(outside, at) == 0)
+    outer = (cv2.dilate(canvas, near) > 0) & (cv2.dilate(canvas, at) == 0)
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     inside, count_inside = _local_mean(lab, inner)
     beyond, count_beyond = _local_mean(lab, outer)

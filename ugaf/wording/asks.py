@@ -89,9 +89,7 @@ class Options:
         targets = [thing for thing in scene.things if thing.targetable]
         cut = [t for t in targets if t.whole and t.borders <= 1 and t.facts.place.area <= MAX_REMOVED]
         fillable = [t for t in targets if t.whole and t.facts.place.area * (t.fill or 1.0) <= MAX_REPLACED]
-        backdrop = [
-            t for t in targets if t.whole and BACKGROUND[0] <= t.facts.place.area <= BACKGROUND[1] and t.fill
-        ]
+        backdrop = [t for t in targets if t.whole and BACKGROUND[0] <= t.facts.place.area <= BACKGROUND[1] and t.fill]
         slots: dict[str, list[Hashable]] = {
             "recolor": [t.position for t in targets if len(t.facts.colour.names) == 1],
             "remove": [t.position for t in cut],

@@ -27,7 +27,6 @@ AREAS = {"detailed": ("area",), "concise": ("area",), "user": ("area", "part")}
 SIZES = {"large": ("large", "big"), "small": ("small", "little"), "": ("",)}
 
 
-
 @dataclass(frozen=True)
 class WriteRequest:
     """One instruction to write. rng: the only source of chance. photo: RGB uint8, scaled, for writers that look."""

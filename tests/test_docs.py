@@ -1,0 +1,265 @@
+"""The documentation says what the code does: its example runs, its tables agree, its links and commands exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from ugaf import cli, config, images, runner
+from ugaf.config import EngineSettings, PipelineSettings, ReportSettings, Resources
+from ugaf.export import ExportSettings
+from ugaf.export import columns as export_columns
+from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
+from ugaf.models import registry
+from ugaf.stage import Stage
+from ugaf.view import RunView
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAGES = (ROOT / "docs" / "stages.md").read_text()
+GUIDE = (ROOT / "docs" / "write-a-stage.md").read_text()
+README = (ROOT / "README.md").read_text()
+MODELS: dict[str, type[BaseModel]] = {
+    "ingest": InputSettings,
+    "export": ExportSettings,
+    "report": ReportSettings,
+    "pipeline": PipelineSettings,
+    "engine": EngineSettings,
+    "resources": Resources,
+}
+ENGINES = [(interface, name) for interface, known in registry.ENGINES.items() for name in known]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str) -> str:
+    """The text below one heading of stages.md, up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", STAGES, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/stages.md has no heading {heading!r}"
+    return found[1]
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """Rows of cells of the first table whose header begins with the column `first`; [] if there is none."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"| {first} |")), None)
+    rows: list[list[str]] = []
+    for line in lines[start + 2 :] if start is not None else ():
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("\\", "") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def settings_in_docs(heading: str) -> dict[str, str]:
+    return {row[0].strip("`"): row[1] for row in table(section(heading), "setting")}
+
+
+def check_defaults(documented: dict[str, str], model: type[BaseModel]) -> None:
+    assert list(documented) == list(model.model_fields)
+    for name, cell in documented.items():
+        field = model.model_fields[name]
+        if cell == "required":
+            assert field.is_required(), f"{name} has a default"
+        elif not cell.startswith("see "):
+            value = field.get_default(call_default_factory=True)
+            assert yaml.safe_load(cell.strip("`")) == value, f"{name}: the default is {value!r}"
+
+
+def type_name(type: pa.DataType) -> str:
+    if pa.types.is_list(type):
+        return f"list<{type_name(type.value_type)}>"
+    if pa.types.is_struct(type):
+        return "struct"
+    return {"double": "float64", "large_binary": "bytes"}.get(str(type), str(type))
+
+
+@pytest.mark.parametrize("name", config.known_stages())
+def test_a_stage_s_settings_columns_and_rules_are_documented(name: str) -> None:
+    cls = config.stage_class(name)
+    check_defaults(settings_in_docs(name), cls.Settings)
+    rows = table(section(name), "column")
+    assert [row[0].strip("`") for row in rows] == cls.writes.names
+    assert [row[1] for row in rows] == [type_name(field.type) for field in cls.writes]
+    if not cls.fans_out:
+        rules = {row[0].strip("`"): yaml.safe_load(row[3].strip("`")) for row in rows if row[3]}
+        assert rules == {column: dict(bounds) for column, bounds in cls.keep.items()}
+
+
+@pytest.mark.parametrize(("interface", "name"), ENGINES)
+def test_an_engine_s_options_are_documented(interface: str, name: str) -> None:
+    cls = registry.engine_class(interface, {"engine": name})
+    check_defaults(settings_in_docs(f"{interface}: {name}"), cls.Settings)
+
+
+@pytest.mark.parametrize("heading", MODELS)
+def test_other_settings_are_documented(heading: str) -> None:
+    check_defaults(settings_in_docs(heading), MODELS[heading])
+
+
+def test_columns_of_ingest_and_export_are_documented() -> None:
+    ingest = {row[0].strip("`"): row[1] for row in table(section("ingest"), "column")}
+    assert ingest == {field.name: type_name(field.type) for schema in (IMAGE_SCHEMA, PAIR_SCHEMA) for field in schema}
+    export = [row[:3] for row in table(section("export"), "column")][: len(export_columns.CORE)]
+    assert export == [[f"`{c.name}`", export_columns.type_name(c), c.description] for c in export_columns.CORE]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}, which is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page.name} links to {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_stages_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`((?:ugaf|tests|pipelines|clusters)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), f"{page.name} names {name}, which is not there"
+    known = {*config.known_stages(), "curation.letterbox"}
+    for name in re.findall(r"`((?:curation|annotation|generation|refinement)\.\w+)`", text):
+        assert name in known, f"{page.name} names the stage {name}, which is not there"
+
+
+def command_lines() -> Iterator[list[str]]:
+    """Every command of the pages' shell blocks, split into words, without comments."""
+    for page in PAGES:
+        for block in blocks(page.read_text(), "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    yield words[words.index("--") + 1 :] if words[0] == "ray" and "--" in words else words
+
+
+def test_commands_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    seen = set()
+    for words in command_lines():
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "ugaf":
+            check_command(words[1:])
+        elif words[:3] == ["python", "-m", "ugaf.run"]:
+            check_command(["run", *words[3:]])
+        elif words[:3] == ["python", "-m", "ugaf"]:
+            check_command(words[3:])
+        else:
+            assert words[0] == "pip", f"no test for {words}"
+        seen.add(words[0])
+    assert seen >= {"make", "ugaf", "python", "pip"}
+
+
+def check_command(words: list[str]) -> None:
+    """The command line takes it, and the settings and stages that it names are there."""
+    options = cli._parser().parse_args(words)
+    if options.command == "stages" and options.stage != "curation.letterbox":
+        config.stage_class(options.stage)
+    elif options.command == "export":
+        config.load("demo", [f"export.{change}" for change in options.set])
+    elif options.command in ("run", "plan") and not options.pipeline.endswith(".yaml"):
+        pipeline = config.load(options.pipeline, options.set)
+        for name in filter(None, (options.stage, options.first, options.last)):
+            pipeline.stage(name)
+
+
+def test_settings_that_the_prose_changes_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    changes = [change for change in re.findall(r"`--set ([\w.]+=[^\s`]+)`", text) if "..." not in change]
+    assert len(changes) >= 3
+    for change in changes:
+        config.load("demo", [change])
+
+
+def test_the_example_of_rules_and_settings_is_valid() -> None:
+    example = yaml.safe_load(next(block for block in blocks(STAGES, "yaml") if "stages:" in block))
+    pipeline = config.parse({"name": "example", "inputs": ["sample://"], **example})
+    assert [rule.column for rule in pipeline.stages[0].rules].count("saturation") == 2
+
+
+@pytest.fixture
+def letterbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stage]]:
+    """The guide's stage, as the file that the guide says."""
+    import stages.curation
+
+    (tmp_path / "letterbox.py").write_text(blocks(GUIDE, "python")[0])
+    monkeypatch.setattr(stages.curation, "__path__", [*stages.curation.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    try:
+        yield config.stage_class("curation.letterbox")
+    finally:
+        sys.modules.pop("stages.curation.letterbox", None)
+        vars(stages.curation).pop("letterbox", None)
+
+
+def guide_pipeline(output: Path, *changes: str) -> config.Pipeline:
+    document = yaml.safe_load(blocks(GUIDE, "yaml")[0])
+    overrides = [f"output={output}", "engine.executor=inline", *changes]
+    return config.parse(document, overrides)
+
+
+def test_the_guide_s_stage_is_short() -> None:
+    assert len(blocks(GUIDE, "python")[0].splitlines()) < 40
+
+
+@pytest.mark.usefixtures("letterbox")
+def test_the_guide_s_stage_runs_in_the_guide_s_pipeline(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+    barred = np.pad(photos["coffee"], ((50, 50), (0, 0), (0, 0)))
+    (tmp_path / "barred.png").write_bytes(images.encode(barred))
+    found: dict[str, dict[str, Any]] = {}
+    for source in ("sample://coffee", str(tmp_path / "barred.png")):
+        pipeline = guide_pipeline(tmp_path / "run", f"inputs=[{source!r}]")
+        runner.run(pipeline, runner.RunOptions(), lambda _: None, lambda _: None)
+        for part in RunView(pipeline.output, pipeline).rows("image", ["letterbox", "sources"]):
+            found.update({row["sources"][0].rsplit("/", 1)[1]: row for row in part.to_pylist()})
+    # Coffee is 400 x 600 with no dark edge; with 50 black lines above and below, 100 of 500 are bars.
+    assert found["coffee"]["letterbox"] == 0
+    assert found["barred.png"]["letterbox"] == pytest.approx(100 / 500, abs=2 / 256)
+    assert (found["coffee"]["status"], found["barred.png"]["status"]) == ("kept", "rejected")
+    assert re.fullmatch(r"letterbox 0\.\d+ > 0\.05", found["barred.png"]["reason"])
+
+
+@pytest.mark.usefixtures("letterbox")
+def test_the_guide_s_tests_pass() -> None:
+    module = types.ModuleType("guide_tests")
+    exec(compile(next(b for b in blocks(GUIDE, "python") if "def test_" in b), "guide", "exec"), vars(module))
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+    assert len(tests) >= 2
+    for test in tests:
+        test()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_are_python(page: Path) -> None:
+    for block in blocks(page.read_text(), "python"):
+        compile(block, page.name, "exec")
+
+
+def test_the_guide_s_model_stage_is_a_stage() -> None:
+    code = next(block for block in blocks(GUIDE, "python") if "own_pool" in block)
+    module = types.ModuleType("guide_model")
+    exec(compile(code, "guide", "exec"), vars(module))
+    assert issubclass(module.Aesthetic, Stage)
+    with pytest.raises(ValueError, match="checkpoint"):
+        module.Aesthetic("curation.aesthetic")
+    assert module.Aesthetic.own_pool
