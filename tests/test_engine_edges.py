@@ -15,7 +15,7 @@ from engine_stages import executions, note
 from engine_tools import counts, go, make_photos, pipeline, table, tree
 from pydantic import Field
 
-from ugaf import engine, ingest, runner, worker
+from ugaf import engine, images, ingest, loader, runner, worker
 from ugaf.config import Pipeline
 from ugaf.errors import ConfigError, UgafError
 from ugaf.monitor import Monitor
@@ -356,14 +356,14 @@ def test_a_photograph_whose_columns_cannot_be_read_without_dying_is_given_up(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killer = ingest.image_id((photos / "photo-00003.jpg").read_bytes())
-    load = worker._Loader.load
+    load = loader.Loader.load
 
     def deadly(self: Any, entries: Any) -> None:
         if killer in {entry.base for entry in entries}:
             raise Death
         load(self, entries)
 
-    monkeypatch.setattr(worker._Loader, "load", deadly)
+    monkeypatch.setattr(loader.Loader, "load", deadly)
     view, _ = go_restarting(pipeline(photos, tmp_path / "run", [MEAN, DOUBLE]))
     result = counts(view)
     assert (result[MEAN].kept, result[MEAN].failed, result[DOUBLE].kept) == (11, 1, 11)
@@ -471,3 +471,21 @@ def test_light_columns_of_a_part_with_images_come_from_its_footer(monkeypatch: p
 
     monkeypatch.setattr(pq.ParquetFile, "read", never)
     assert light_columns(file, ["error", "refs", "id"]).equals(made.select(["error", "refs", "id"]))
+
+
+def test_a_donor_that_another_fragment_speaks_for_is_still_found_after_a_stop(tmp_path: Path) -> None:
+    """Fresh, a fragment does not know of its duplicates in earlier ones; resumed, it does. The edits are the same."""
+    paths = make_photos(tmp_path / "photos", 8)
+    brightest = max(paths, key=lambda path: images.decode(path.read_bytes()).mean())
+    shutil.copy(brightest, tmp_path / "photos" / "zz-copy.jpg")
+    stages = [f"engine_stages:{name}" for name in ("Mean", "Halves", "Flip")]
+
+    def checked(name: str) -> Pipeline:
+        return pipeline(tmp_path / "photos", tmp_path / name, stages, fragment_rows=4)
+
+    whole = go(checked("whole"))
+    go(checked("stopped"), last="engine_stages:Halves")
+    resumed = go(checked("stopped"))
+    columns = ["donor", "donor_mean", "draw"]
+    assert table(resumed, "edit", columns) == table(whole, "edit", columns)
+    assert counts(resumed)["engine_stages:Flip"].failed == 0

@@ -134,6 +134,12 @@ class RayEngine:
             max((n.get("GPU", 0) for n in nodes), default=0),
         )
 
+    def check(self, segments: Sequence[Sequence[Group]], workers: int | None) -> None:
+        """Raises FitError if any of the segments does not fit, before the first one starts."""
+        machine = self.machine()
+        for groups in segments:
+            size_pools(groups, machine, workers)
+
     def run(
         self,
         groups: Sequence[Group],

@@ -87,6 +87,7 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
             else:
                 if engine is None:
                     engine = stack.enter_context(RayEngine(options.address))
+                    engine.check(_restricted(pipeline, allowed), pipeline.settings.engine.workers)
                 engine.run(work.groups, make_task, work.fragments, pipeline.settings.engine.workers, progress)
             found = survey(columns)
             save_record(columns, found.fits)
@@ -129,6 +130,8 @@ def _digest(*texts: str) -> bytes:
 def cut(columns: Columns) -> int:
     """Cut what is new in the inputs into fragments, which never change after. Returns how many sources were new."""
     size, added = columns.pipeline.settings.fragment_rows, 0
+    if next(new_sources(columns), None) is None:
+        return 0
     # Two runs of one folder at once must not give one number to two fragments.
     with columns.storage.lock(SOURCES):
         fragments = columns.fragments()
@@ -196,6 +199,12 @@ def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:
     if first > last:
         raise ConfigError(f"--from {options.first} comes after --until {options.last}")
     return set(order[first : last + 1])
+
+
+def _restricted(pipeline: Pipeline, allowed: set[str]) -> list[list[Group]]:
+    """All segments with only the allowed stages."""
+    found = [[g for g in (_restrict(group, allowed) for group in groups) if g] for groups in segments(pipeline)]
+    return [groups for groups in found if groups]
 
 
 def _restrict(group: Group, allowed: set[str]) -> Group | None:

@@ -11,8 +11,6 @@ a row that then dies alone, more than once, is recorded as failed and left.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 
 from ugaf import ingest
-from ugaf.columns import CHILDREN, REFS, Columns, FragmentValues, heavy_columns, part_schema
+from ugaf.columns import CHILDREN, REFS, Columns, heavy_columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import UgafError
-from ugaf.rules import Rule
-from ugaf.rules import judge as broken_rules
+from ugaf.loader import Entry, Loader, by_base
+from ugaf.outcomes import as_table, call, checked, children_of, died, misfit, onward, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
-from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, Fits, FragmentVerdicts, Given, judge, load_sources
+from ugaf.verdicts import FAILED, KEPT, NAMES, Fits, Given, judge, load_sources
 
 PHOTOGRAPHS = 32
 """Most photographs in hand at once where stages are fused."""
@@ -76,16 +74,6 @@ class Task:
     chains: tuple[tuple[str, ...], ...]
     fits: Fits
     retry_failed: bool = False
-
-
-@dataclass
-class _Entry:
-    """A row on its way through a chain: the stage it enters at, and the row once it is loaded."""
-
-    id: str
-    base: str
-    start: int
-    row: Row | None = None
 
 
 class StageWorker:
@@ -178,7 +166,7 @@ class _Ingest:
         self.buffer.flush(force=True)
         for ref in suspects:
             if self.blame.deaths.get((INGEST, ref.key), 0) >= self.worker.task.pipeline.settings.engine.row_crashes:
-                self._record(ingest.IngestedRow(ingest.image_id(ref.key.encode()), _died(), [ref.key], [ref]), 0, 0.0)
+                self._record(ingest.IngestedRow(ingest.image_id(ref.key.encode()), died(), [ref.key], [ref]), 0, 0.0)
             else:
                 self._read([ref], len(again) > 0, alone=True)
             self.buffer.flush(force=True)
@@ -238,7 +226,7 @@ class _ChainRun:
         self.met_stored = False
         self.attempts: dict[tuple[str, str], int] = {}
         self.buffer = _Buffer(self.columns, fragment, chain)
-        self.loader = _Loader(self.columns, self.verdicts, self.specs)
+        self.loader = Loader(self.columns, self.verdicts, self.specs)
 
     def run(self) -> bool:
         """Returns True if rows came to a stage that had done them before: they wait there for another pass."""
@@ -246,28 +234,27 @@ class _ChainRun:
         if not entries:
             return False
         suspects = self.blame.suspects
-        for together in _by_base([e for e in entries if e.base not in suspects], JOURNALLED):
+        for together in by_base([e for e in entries if e.base not in suspects], JOURNALLED):
             ids = sorted({entry.base for entry in together})
             self.worker.journal.begin("+".join(self.chain), self.fragment, "", ids)
-            for batch in _by_base(together, self._photographs(together)):
+            for batch in by_base(together, self._photographs(together)):
                 self._batch(batch, alone=False)
         self.buffer.flush(force=True)
-        for batch in _by_base([e for e in entries if e.base in suspects], 1):
+        for batch in by_base([e for e in entries if e.base in suspects], 1):
             self._batch(batch, alone=True)
             self.buffer.flush(force=True)
         return self.met_stored
 
-    def _photographs(self, entries: Sequence[_Entry]) -> int:
-        """How many photographs to have in hand: what their pixels allow; all for a model with workers of its own,
-        which makes its own batches."""
-        if len(self.specs) == 1 and self.specs[0].own_pool:
-            return len(entries)
+    def _photographs(self, entries: Sequence[Entry]) -> int:
+        """How many photographs to have in hand: what their pixels allow, and for a model with workers of its own at
+        least what fills one of its batches."""
         sizes = self.loader.values.of(["width", "height"], sorted({entry.base for entry in entries}))
         largest = max((size["width"] or 1) * (size["height"] or 1) for size in sizes.values())
         budget = PIXELS // 4 if any(spec.level == "edit" or spec.cls.fans_out for spec in self.specs) else PIXELS
-        return max(1, min(PHOTOGRAPHS, budget // largest))
+        fitting = max(1, min(PHOTOGRAPHS, budget // largest))
+        return max(fitting, self.specs[0].batch_rows) if self.specs[0].own_pool else fitting
 
-    def _entries(self) -> Iterator[_Entry]:
+    def _entries(self) -> Iterator[Entry]:
         """Every row that some stage of the chain has to do, at the first such stage."""
         for position, spec in enumerate(self.specs):
             given = self.verdicts[spec.name]
@@ -277,12 +264,12 @@ class _ChainRun:
                     continue
                 if given.index[number] >= 0:
                     self.attempts[spec.name, key] = 1
-                yield _Entry(key, self.verdicts.parents.get(key, key), position)
+                yield Entry(key, self.verdicts.parents.get(key, key), position)
 
     def _again(self, code: np.ndarray) -> np.ndarray:
         return (code == FAILED) & self.worker.task.retry_failed
 
-    def _batch(self, entries: Sequence[_Entry], alone: bool) -> None:
+    def _batch(self, entries: Sequence[Entry], alone: bool) -> None:
         """Take some photographs' rows through the chain."""
         if alone:
             if self.blame.deaths.get((LOADING, entries[0].base), 0) >= self.pipeline.settings.engine.row_crashes:
@@ -303,12 +290,12 @@ class _ChainRun:
         self.met_stored = self.met_stored or len(new) < len(rows)
         return new
 
-    def _give_up(self, entries: Sequence[_Entry]) -> None:
+    def _give_up(self, entries: Sequence[Entry]) -> None:
         """Record as failed the rows of a photograph whose columns cannot be read without dying."""
         for entry in entries:
             stage = self.chain[entry.start]
             attempt = self.attempts.get((stage, entry.id), 0)
-            self.buffer.add(stage, [{"id": entry.id, "attempt": attempt, "error": str(_died())}], 0.0)
+            self.buffer.add(stage, [{"id": entry.id, "attempt": attempt, "error": str(died())}], 0.0)
             self.done.add((stage, entry.id))
             self.worker.journal.progress(stage, {NAMES[FAILED]: 1}, 0.0)
 
@@ -320,9 +307,9 @@ class _ChainRun:
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             began = time.perf_counter()
-            outcomes = self._alone(stage, chunk[0]) if alone else _call(stage, chunk)
+            outcomes = self._alone(stage, chunk[0]) if alone else call(stage, chunk)
             records = self._records(spec, chunk, outcomes)
-            verdict = _verdicts(spec, self.worker.task.fits.get(spec.name, spec.rules), records)
+            verdict = verdicts_of(spec, self.worker.task.fits.get(spec.name, spec.rules), records)
             seconds = time.perf_counter() - began
             self.buffer.add(spec.name, records, seconds)
             self.buffer.flush()
@@ -332,14 +319,14 @@ class _ChainRun:
             self.worker.journal.progress(spec.name, named, seconds)
             for row, record, code in zip(chunk, records, verdict, strict=True):
                 if code == KEPT:
-                    kept.extend(_onward(spec, row, record))
+                    kept.extend(onward(spec, row, record))
         return kept
 
     def _alone(self, stage: Stage, row: Row) -> list[Outcome]:
         if self.blame.deaths.get((stage.name, row.id), 0) >= self.pipeline.settings.engine.row_crashes:
-            return [_died()]
+            return [died()]
         self.worker.journal.begin("+".join(self.chain), self.fragment, stage.name, [row.id])
-        return list(_call(stage, [row]))
+        return list(call(stage, [row]))
 
     def _records(self, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         """The rows' new columns as they are stored; an outcome that does not fit the schema becomes a failure.
@@ -349,12 +336,12 @@ class _ChainRun:
         """
         records = [self._record(spec, row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
         schema = part_schema(self.pipeline, spec.name)
-        table = _table(schema, records)
+        table = as_table(schema, records)
         if isinstance(table, Exception):
             for number, record in enumerate(records):
-                problem = _table(schema, [record])
+                problem = as_table(schema, [record])
                 if isinstance(problem, Exception):
-                    records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": _misfit(problem)}
+                    records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": misfit(problem)}
             table = pa.Table.from_pylist(records, schema=schema)
         light = table.drop_columns(list(heavy_columns(schema))).to_pylist()
         return [record | values for record, values in zip(records, light, strict=True)]
@@ -364,206 +351,10 @@ class _ChainRun:
         if isinstance(outcome, Failure):
             return record | {"error": str(outcome)}
         try:
-            columns = {CHILDREN: _children(spec, row, outcome)} if spec.cls.fans_out else _checked(spec, outcome)
+            columns = {CHILDREN: children_of(spec, row, outcome)} if spec.cls.fans_out else checked(spec, outcome)
         except (TypeError, ValueError, KeyError) as error:
-            return record | {"error": _misfit(error)}
+            return record | {"error": misfit(error)}
         return record | columns
-
-
-class _Peer(Row):
-    """A neighbour in the fragment: its image-sized columns are read only if a stage asks, and let go with the batch."""
-
-    __slots__ = ("_heavy", "_reader")
-
-    def __init__(self, id: str, values: dict[str, Any], reader: FragmentValues, heavy: Sequence[str]) -> None:
-        super().__init__(id, values)
-        self._reader = reader
-        self._heavy = frozenset(heavy)
-
-    def __getitem__(self, column: str) -> Any:
-        self._read(column)
-        return super().__getitem__(column)
-
-    def _decoded(self, column: str, side: int | None) -> np.ndarray:
-        self._read(column)
-        return super()._decoded(column, side)
-
-    def _read(self, column: str) -> None:
-        if column in self._heavy and column not in self.values:
-            self.values.update(self._reader.of([column], [self.id])[self.id])
-
-    def forget(self) -> None:
-        self._memo.clear()
-        for column in self._heavy:
-            self.values.pop(column, None)
-
-
-class _Loader:
-    """Builds rows with the columns that the chain's stages need, from the store."""
-
-    def __init__(self, columns: Columns, verdicts: FragmentVerdicts, specs: Sequence[StageSpec]) -> None:
-        self.pipeline = columns.pipeline
-        self.verdicts = verdicts
-        self.specs = specs
-        self.order = [INGEST, *(spec.name for spec in self.pipeline.stages)]
-        self.values = FragmentValues(columns, verdicts.fragment)
-        self.bases: dict[str, Row] = {}
-        self.peers: list[_Peer] | None = None
-        self.heavy = {
-            column
-            for column, stage in self.pipeline.providers.items()
-            if column in heavy_columns(part_schema(self.pipeline, stage))
-        }
-
-    def load(self, entries: Sequence[_Entry]) -> None:
-        """Give every entry its row; those of one photograph share its parent row."""
-        fan_out = self.pipeline.fan_out
-        for start in sorted({entry.start for entry in entries}):
-            group = [entry for entry in entries if entry.start == start]
-            first = self.order.index(self.specs[start].name)
-            needed = {column for spec in self.specs[start:] for column in _reads(spec, self.pipeline)}
-            before = [c for c in needed if self.order.index(self.pipeline.providers[c]) < first]
-            is_child = fan_out is not None and first > fan_out + 1
-            base_columns = [c for c in before if not is_child or self._is_base(c)]
-            bases = sorted({entry.base for entry in group})
-            base_values = self.values.of(base_columns, bases)
-            for key in bases:
-                if key not in self.bases:
-                    self.bases[key] = Row(key, {})
-                self.bases[key].values.update(base_values[key])
-            if not is_child:
-                for entry in group:
-                    entry.row = self.bases[entry.id]
-                continue
-            own = self.values.of([c for c in before if not self._is_base(c)], [entry.id for entry in group])
-            for entry in group:
-                entry.row = Row(entry.id, own[entry.id], self.bases[entry.base])
-
-    def attach(self, spec: StageSpec, rows: Sequence[Row]) -> None:
-        """Peers and referenced rows, for the stages that ask for them."""
-        if spec.cls.peers:
-            if self.peers is None:
-                ids = self.verdicts[spec.name].ids
-                light = [column for column in spec.cls.peers if column not in self.heavy]
-                values = self.values.of(light, ids)
-                heavy = [column for column in spec.cls.peers if column in self.heavy]
-                self.peers = [_Peer(key, values[key], self.values, heavy) for key in ids]
-            for row in rows:
-                row.peers = self.peers
-        if not spec.cls.refs:
-            return
-        known = set(self.verdicts[INGEST].ids)
-        found: dict[str, dict[str, Row]] = {}
-        for column, wanted in spec.cls.refs.items():
-            values = self.values.of(wanted, sorted(known.intersection(row[column] for row in rows)))
-            found[column] = {key: Row(key, values[key]) for key in values}
-        for row in rows:
-            row.refs = {column: found[column].get(row[column]) for column in spec.cls.refs}
-
-    def forget(self) -> None:
-        """Let go of a batch's images."""
-        self.bases.clear()
-        for peer in self.peers or ():
-            peer.forget()
-
-    def _is_base(self, column: str) -> bool:
-        return self.pipeline.is_base_column(column)
-
-
-def child_id(parent: str, spec: StageSpec, values: Mapping[str, Any]) -> str:
-    """An edit's id: a hash of its photograph's id and the columns that the stage names in `identity`."""
-    identity = [parent, *(values[name] for name in spec.cls.identity)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _table(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> pa.Table | Exception:
-    try:
-        return pa.Table.from_pylist(list(records), schema=schema)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        return error
-
-
-def _misfit(error: Exception) -> str:
-    return str(Failure("OutcomeError", f"the stage's outcome does not fit the columns it declares: {error}"))
-
-
-def _reads(spec: StageSpec, pipeline: Pipeline) -> set[str]:
-    optional = {column for column in spec.cls.optional_reads if column in pipeline.providers}
-    return {column for column in {*spec.cls.reads, *optional, *spec.cls.refs} if column != "id"}
-
-
-def _children(spec: StageSpec, row: Row, outcome: Any) -> list[dict[str, Any]]:
-    children: dict[str, dict[str, Any]] = {}
-    for values in outcome:
-        checked = _checked(spec, values)
-        key = child_id(row.id, spec, checked)
-        children.setdefault(key, {"id": key, **checked})
-    return [children[key] for key in sorted(children)]
-
-
-def _checked(spec: StageSpec, outcome: Any) -> dict[str, Any]:
-    """The outcome with exactly the columns that the stage declares."""
-    values = dict(outcome)
-    missing, unknown = set(spec.cls.writes.names) - set(values), set(values) - set(spec.cls.writes.names)
-    if missing or unknown:
-        raise ValueError(f"missing columns {sorted(missing)}, undeclared columns {sorted(unknown)}")
-    return values
-
-
-def _onward(spec: StageSpec, row: Row, record: Mapping[str, Any]) -> list[Row]:
-    if spec.cls.fans_out:
-        return [Row(c["id"], {k: v for k, v in c.items() if k != "id"}, row) for c in record[CHILDREN]]
-    row.values.update({name: record[name] for name in spec.cls.writes.names})
-    return [row]
-
-
-def _verdicts(spec: StageSpec, rules: Sequence[Rule], records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """int (n,) codes of freshly measured rows."""
-    failed = np.array([record.get("error") is not None for record in records], dtype=bool)
-    if spec.cls.fans_out:
-        empty = np.array([not record.get(CHILDREN) for record in records], dtype=bool)
-        return np.where(failed, FAILED, np.where(empty, REJECTED, KEPT))
-    if any(rule.needs_fit for rule in rules):
-        return np.where(failed, FAILED, PENDING)
-    used = [spec.cls.writes.field(name) for name in dict.fromkeys(rule.column for rule in rules)]
-    schema = pa.schema([pa.field("id", pa.string()), *used])
-    table = pa.Table.from_pylist([{name: r.get(name) for name in schema.names} for r in records], schema=schema)
-    broken = broken_rules(rules, table) >= 0
-    return np.where(failed, FAILED, np.where(broken, REJECTED, KEPT))
-
-
-def _call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
-    """The stage on a batch; if the batch as a whole raises, on each row by itself, so that only bad rows fail."""
-    try:
-        outcomes = list(stage(rows))
-        if len(outcomes) == len(rows):
-            return outcomes
-        problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
-    except (Exception, SystemExit) as error:
-        problem = error
-    if len(rows) == 1:
-        return [Failure.of(problem)]
-    return [outcome for row in rows for outcome in _call(stage, [row])]
-
-
-def _by_base(entries: Sequence[_Entry], photographs: int) -> Iterator[list[_Entry]]:
-    """Batches of at most so many photographs with all their rows; entries are sorted by photograph."""
-    batch: list[_Entry] = []
-    bases: set[str] = set()
-    for entry in entries:
-        if entry.base not in bases and len(bases) == photographs:
-            yield batch
-            batch, bases = [], set()
-        batch.append(entry)
-        bases.add(entry.base)
-    if batch:
-        yield batch
-
-
-def _died() -> Failure:
-    return Failure(
-        "WorkerDied", "the process died whenever it had this row in hand (a crash in native code, or memory)"
-    )
 
 
 def _one_thread() -> None:
