@@ -153,8 +153,8 @@ class Storage:
 
     @property
     def readers(self) -> int:
-        """How many files are worth reading at once: a remote store answers slowly, but many at a time."""
-        return 1 if isinstance(self.filesystem, pafs.LocalFileSystem) else _REMOTE_READERS
+        """How many files are worth reading at once."""
+        return readers_of(self.filesystem)
 
     def exists(self, path: str) -> bool:
         return self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound
@@ -192,12 +192,22 @@ class Storage:
         return self._opened
 
     def _is_object_store(self) -> bool:
-        filesystem = self.filesystem
-        if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
-            protocol = filesystem.handler.fs.protocol
-            names = (protocol,) if isinstance(protocol, str) else tuple(protocol)
-            return any(name in _OBJECT_STORES for name in names)
-        return filesystem.type_name in _OBJECT_STORES
+        return any(name in _OBJECT_STORES for name in _protocols(self.filesystem))
+
+
+def _protocols(filesystem: pafs.FileSystem) -> tuple[str, ...]:
+    if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
+        protocol = filesystem.handler.fs.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+    return (filesystem.type_name,)
+
+
+def readers_of(filesystem: pafs.FileSystem) -> int:
+    """How many files are worth reading at once: a remote store answers slowly, but many at a time.
+
+    Readers of one file in fsspec's memory share their position, so there it is one.
+    """
+    return 1 if {"local", "memory"} & set(_protocols(filesystem)) else _REMOTE_READERS
 
 
 def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:

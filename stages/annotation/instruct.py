@@ -40,7 +40,7 @@ DEFAULT_TASKS: dict[str, float] = {
 class Instruct(stage.Stage):
     """Writes one row for each edit; `params` is checked by `ugaf.wording.params`."""
 
-    version = 2
+    version = 3
     reads = ("image", "width", "height", "objects")
     # A donor's `image` is read for its colour: the instruction has to say what is put in.
     peers = ("objects", "image", "width", "height")
@@ -230,8 +230,9 @@ class _Fragment:
             self._joined[peer.id] = joined_outlines(peer["objects"], (peer["width"], peer["height"]))
         found = peer["objects"][position]
         mask = images.decode_mask(found["mask"])
-        sure = (found.get("score") or 0.0) >= SURE and self._joined[peer.id][position] <= MAX_JOINED
-        return sure and bool(mask.size) and asks.is_outline(float(mask.mean()))
+        sure = bool(found.get("label")) or (found.get("score") or 0.0) >= SURE
+        alone = self._joined[peer.id][position] <= MAX_JOINED
+        return sure and alone and bool(mask.size) and asks.is_outline(float(mask.mean()))
 
     def _ranks(self, own: str, seed: int) -> np.ndarray:
         """Rank of each photograph as the donor of `own`, float in (0, 1]; 0 for itself."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +17,10 @@ from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.ingest.tables import read_rows
 from ugaf.ingest.tars import read_member
 from ugaf.stage import Failure
+from ugaf.storage import ahead, readers_of
 
 MAX_FILE_BYTES = 1 << 30
 """A single image's file of more bytes is refused unread."""
-
-_REMOTE_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,9 @@ def _container(ref: SourceRef) -> tuple[str, ...] | None:
 
 
 def _load_single(refs: list[SourceRef]) -> Iterator[Outcome]:
-    remote = any("base" in ref.where() for ref in refs)
-    return _ahead(_load_one, refs) if remote else map(_load_one, refs)
-
-
-def _ahead(function: Callable[[SourceRef], Outcome], refs: Iterable[SourceRef]) -> Iterator[Outcome]:
-    """Map in order with a few calls under way, so that a remote store's latency is paid once, not once a file."""
-    pending: deque[Any] = deque()
-    with ThreadPoolExecutor(_REMOTE_READERS) as pool:
-        for ref in refs:
-            pending.append(pool.submit(function, ref))
-            if len(pending) > _REMOTE_READERS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    remote = [where for where in (ref.where() for ref in refs) if "base" in where]
+    readers = min((readers_of(Place.from_locator(where, "").filesystem) for where in remote), default=1)
+    return ahead(_load_one, refs, readers)
 
 
 def _load_one(ref: SourceRef) -> Outcome:

@@ -22,6 +22,9 @@ MIN_SIDE = 24
 """Objects narrower or lower than this many pixels of the full image are no targets."""
 SURE = 0.38
 """Detector score from which a box is taken for an object that could be removed, replaced or given a new background."""
+LEAST, SURE_OF_LARGE = 0.28, 0.4
+"""An object without a label is a target from the score LEAST + SURE_OF_LARGE x area (share of the image): what covers
+much of the picture and is found with little certainty is a region more often than a thing."""
 MAX_JOINED = 0.12
 """Share of an object's outline that may run along other objects before it counts as a part of something."""
 MAX_TARGET = 0.6
@@ -56,12 +59,19 @@ class Thing:
     @property
     def whole(self) -> bool:
         """It can leave its place, or stay alone in it: surely an object, and not the part of one."""
-        return self.outlined and self.score >= SURE and self.joined <= MAX_JOINED
+        return self.outlined and (self.labelled or self.score >= SURE) and self.joined <= MAX_JOINED
+
+    @property
+    def labelled(self) -> bool:
+        """A detector that knows what it is found it, and its own threshold let it pass."""
+        return bool(self.facts.label)
 
     @property
     def targetable(self) -> bool:
         x1, y1, x2, y2 = self.box
-        return bool(self.names) and min(x2 - x1, y2 - y1) >= MIN_SIDE and self.facts.place.area <= MAX_TARGET
+        area = self.facts.place.area
+        sure = self.labelled or self.score >= LEAST + SURE_OF_LARGE * area
+        return sure and bool(self.names) and min(x2 - x1, y2 - y1) >= MIN_SIDE and area <= MAX_TARGET
 
 
 def joined_outlines(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[float]:
