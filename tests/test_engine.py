@@ -233,7 +233,7 @@ def test_runs_from_scratch_are_alike_and_the_seed_matters(photos: Path, tmp_path
 
 def test_big_columns_are_committed_in_several_parts(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 10, side=400)
-    stages = [MEAN, HALVES, FLIP]
+    stages = [MEAN, HALVES, {FLIP: {"resources": {"batch_rows": 4}}}]
     checked = pipeline(
         tmp_path / "photos", tmp_path / "run", stages, fragment_rows=10, engine={"executor": "inline", "flush_mb": 1}
     )

@@ -159,7 +159,7 @@ class RayEngine:
             data = data.map_batches(
                 _RayWorker,
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(items)), max_tasks_in_flight_per_actor=2),
+                compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(items)), max_tasks_in_flight_per_actor=4),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},

@@ -94,7 +94,8 @@ class BatchedJournal:
 
     def leave(self, chain: str, fragment: str) -> None:
         self._flush()
-        self._call("leave", chain, fragment)
+        # Not waited for: if it is lost with this process, rows that are committed are looked at once more.
+        self._actor.leave.remote(chain, fragment)
 
     def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
         total, spent = self._waiting.get(stage, (Counter(), 0.0))

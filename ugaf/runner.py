@@ -159,7 +159,8 @@ def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], opt
             if counts[name]:
                 work[fragment] = sorted(found.skips.get(fragment, ()))
     first = next((order.index(name) for name in names if pending[name]), len(order))
-    needed = [group for group in kept if order.index(group.stages[-1]) >= first]
+    due = set(order[first:])
+    needed = [group for group in (_from(group, due) for group in kept) if group is not None]
     return SegmentWork(needed, work, pending)
 
 
@@ -205,6 +206,12 @@ def _restricted(pipeline: Pipeline, allowed: set[str]) -> list[list[Group]]:
     """All segments with only the allowed stages."""
     found = [[g for g in (_restrict(group, allowed) for group in groups) if g] for groups in segments(pipeline)]
     return [groups for groups in found if groups]
+
+
+def _from(group: Group, due: set[str]) -> Group | None:
+    """The group without the chains that have nothing to do in any fragment."""
+    chains = tuple(chain for chain in group.chains if due.intersection(chain))
+    return Group(chains, group.spec) if chains else None
 
 
 def _restrict(group: Group, allowed: set[str]) -> Group | None:

@@ -152,7 +152,7 @@ class Stage:
     peers: ClassVar[tuple[str, ...]] = ()
     refs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     seeded: ClassVar[bool] = False
-    batch_rows: ClassVar[int] = 16
+    batch_rows: ClassVar[int] = 32
     own_pool: ClassVar[bool] = False
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0

@@ -33,7 +33,7 @@ PHOTOGRAPHS = 32
 """Most photographs in hand at once where stages are fused."""
 PIXELS = 32_000_000
 """Most pixels of photographs in hand at once; a quarter where edits, each with images of its own, are in hand too."""
-JOURNALLED = 64
+JOURNALLED = 128
 """Photographs that one entry of the journal covers: after a death, at most so many are taken one by one."""
 LOADING = "loading"
 """Stands in the journal for a stage while a photograph's columns are read."""
@@ -237,7 +237,8 @@ class _ChainRun:
         for together in by_base([e for e in entries if e.base not in suspects], JOURNALLED):
             ids = sorted({entry.base for entry in together})
             self.worker.journal.begin("+".join(self.chain), self.fragment, "", ids)
-            for batch in by_base(together, self._photographs(together)):
+            parts = -(-len(ids) // self._photographs(together))
+            for batch in by_base(together, -(-len(ids) // parts)):
                 self._batch(batch, alone=False)
         self.buffer.flush(force=True)
         for batch in by_base([e for e in entries if e.base in suspects], 1):
