@@ -164,6 +164,9 @@ def test_commands_exist() -> None:
             check_command(["run", *words[3:]])
         elif words[:3] == ["python", "-m", "ugaf"]:
             check_command(words[3:])
+        elif words[0] == "python":
+            script = (ROOT / words[1]).read_text()
+            assert all(f'"{word}"' in script for word in words[2:] if word.startswith("--")), words
         else:
             assert words[0] == "pip", f"no test for {words}"
         seen.add(words[0])
