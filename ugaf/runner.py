@@ -11,7 +11,6 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import islice
 from typing import Any
 
@@ -27,10 +26,9 @@ from ugaf.ingest import SourceRef, list_sources
 from ugaf.plan import Group, segments
 from ugaf.storage import Storage, ahead, parquet_bytes
 from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge_all
+from ugaf.versions import package_versions
 from ugaf.view import RUN_FILE
 from ugaf.worker import Task
-
-PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "ray", "scikit-image", "scipy")
 
 Notify = Callable[[str], None]
 
@@ -170,7 +168,7 @@ def save_record(columns: Columns, fits: Fits) -> None:
     record = {
         "ugaf": __version__,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "fingerprints": {INGEST: pipeline.ingest_fingerprint, **{s.name: s.fingerprint for s in pipeline.stages}},
         "fitted": {name: rules.describe(fitted) for name, fitted in fits.items()},
         "pipeline": pipeline.document,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ugaf.columns import CHILDREN, REFS, SOURCES, Columns, children_table
-from ugaf.config import INGEST, Pipeline, StageSpec
+from ugaf.config import INGEST, StageSpec
 from ugaf.ingest import SourceRef
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
@@ -260,8 +260,3 @@ def _judge_stage(spec: StageSpec, rules: tuple[Rule, ...], ids: list[str], table
         code[present] = np.where(failed[index[present]], FAILED, code[present])
         rule[code == FAILED] = -1
     return Given(spec.name, spec.level, rules, ids, code, rule, index, table)
-
-
-def rules_of(pipeline: Pipeline, fits: Fits) -> dict[str, tuple[Rule, ...]]:
-    """The rules of every stage, fitted where they are."""
-    return {spec.name: fits.get(spec.name, spec.rules) for spec in pipeline.stages}

@@ -7,7 +7,6 @@ one export replaces another, `columns` for what a row has.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ugaf
 from ugaf.export.settings import ExportSettings
+from ugaf.versions import package_versions
 
 if TYPE_CHECKING:
     from ugaf.export.folder import Folder
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ugaf.view import RunView
 
 __all__ = ["ExportSettings", "ExportSummary", "export"]
-
-_PACKAGES = ("ray", "pyarrow", "numpy", "opencv-python-headless", "scikit-image", "scipy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _write(
         "adapter_files": {layout.name: len(layout.moves) for layout in layouts},
         "left_out": left_out,
         "unreadable": unreadable,
-        "versions": _versions(),
+        "versions": {"ugaf": ugaf.__version__, "python": platform.python_version(), **package_versions()},
         **counts.document(),
     }
     folder.commit(view.storage, [*shards.values(), *layouts], manifest)
@@ -191,14 +189,3 @@ def source_kind(source: str) -> str:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)
     container = re.search(r"\.(tar|parquet|jsonl|csv)(?:\.(?:gz|bz2|zst))?#", source)
     return " ".join([scheme[1] if scheme else "file", *([container[1]] if container else [])])
-
-
-def _versions() -> dict[str, str]:
-    """Versions of ugaf, Python and the packages that images and files depend on."""
-    versions = {"ugaf": ugaf.__version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # built from source under another name; the others still tell
-    return versions
