@@ -1,16 +1,28 @@
-# `make run`: the demo, from nothing. `make test`: all the tests, from nothing. Both make their own environment.
+# `make run`: the demo, from nothing. `make test`: the tests that need no model library, from nothing. Each target makes
+# its own environment: `make test-models` one with torch, `make test-vllm` that one and one with a vLLM for the CPU.
 PYTHON ?= python3
 VENV ?= .venv
+MODELS_VENV ?= .venv-models
+VLLM_VENV ?= .venv-vllm
 BIN = $(VENV)/bin
+MODELS_BIN = $(MODELS_VENV)/bin
 CHECKED = ugaf stages tests benchmarks
 
-.PHONY: run test check format bench clean
+.PHONY: run test test-models test-vllm check format bench clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm
+
+test-models: $(MODELS_VENV)/.ready
+	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models
+
+test-vllm: $(MODELS_VENV)/.ready
+	$(PYTHON) tests/vllm/environment.py $(VLLM_VENV)
+	UGAF_REQUIRE_MODELS=1 UGAF_REQUIRE_VLLM=1 UGAF_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
+		$(MODELS_BIN)/python -m pytest tests/vllm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check $(CHECKED)
@@ -40,5 +52,16 @@ $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[test,dev]'
 	touch $@
 
+# ultralytics brings opencv-python, which writes over the files of the headless one and needs libGL: put those back.
+$(MODELS_VENV)/.ready: pyproject.toml tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
+	$(PYTHON) -m venv $(MODELS_VENV)
+	$(MODELS_BIN)/pip install --quiet --upgrade pip
+	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt torch
+	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt \
+		--editable '.[test,transformers,diffusers,ultralytics]'
+	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps 'opencv-python-headless>=4.10,<5'
+	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MODELS_VENV) $(VLLM_VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

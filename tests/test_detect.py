@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from stages.annotation.detect import Detect
 from ugaf import boxes, images
-from ugaf.errors import ConfigError
-from ugaf.models import object_masks, region_trees, segmentation
-from ugaf.models.detector import Detection
+from ugaf.errors import ConfigError, StopRun
+from ugaf.models import object_masks, region_trees, registry, segmentation
+from ugaf.models.detector import Detection, DetectQuery, attempt
 from ugaf.models.proposals import ProposalDetector
 from ugaf.stage import Failure, Row
 
@@ -26,6 +26,13 @@ from ugaf.stage import Failure, Row
 @pytest.fixture(scope="module")
 def detector() -> ProposalDetector:
     return ProposalDetector()
+
+
+def _found(detector: ProposalDetector, *photos: np.ndarray) -> list[list[Detection]]:
+    outcomes = detector.detect([DetectQuery.of(photo) for photo in photos])
+    found = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    assert len(found) == len(photos)
+    return found
 
 
 def _scene(height: int = 300, width: int = 420) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -65,7 +72,7 @@ def _check(found: Sequence[Detection], photo: np.ndarray) -> None:
 
 def test_known_objects_are_found_with_their_masks(detector: ProposalDetector) -> None:
     photo, truth = _scene()
-    found = detector.detect([photo])[0]
+    found = _found(detector, photo)[0]
     _check(found, photo)
     for mask in truth.values():
         expected = boxes.of_mask(mask)
@@ -79,7 +86,7 @@ def test_known_objects_are_found_with_their_masks(detector: ProposalDetector) ->
 def test_full_resolution_boxes_agree_with_those_of_a_small_copy(detector: ProposalDetector) -> None:
     photo, _ = _scene()
     large = cv2.resize(photo, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    small_box, large_box = (detector.detect([p])[0][0].box for p in (photo, large))
+    small_box, large_box = (_found(detector, p)[0][0].box for p in (photo, large))
     assert boxes.iou(np.multiply(small_box, 4), large_box) > 0.9
 
 
@@ -92,7 +99,7 @@ def test_an_image_without_objects_has_none(detector: ProposalDetector, kind: str
         "sky": np.broadcast_to([90, 130, 190] + ys * [80, 60, 30], (240, 360, 3)) + rng.normal(0, 2, (240, 360, 3)),
         "noise": rng.uniform(0, 255, (240, 360, 3)),
     }[kind]
-    found = detector.detect([np.clip(photo, 0, 255).astype(np.uint8)])[0]
+    found = _found(detector, np.clip(photo, 0, 255).astype(np.uint8))[0]
     assert max((d.score for d in found), default=0) < Detect.Settings().min_score
 
 
@@ -101,7 +108,7 @@ def test_an_image_without_objects_has_none(detector: ProposalDetector, kind: str
 def test_any_size_is_accepted(height: int, width: int, seed: int) -> None:
     photo = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     photo[: height // 2, : width // 2] = 255
-    _check(ProposalDetector().detect([photo])[0], photo)
+    _check(_found(ProposalDetector(), photo)[0], photo)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ def test_a_box_sits_on_the_subject_of_a_photograph(
 
 @pytest.fixture(scope="module")
 def found_in(detector: ProposalDetector, photos: dict[str, np.ndarray]) -> dict[str, list[Detection]]:
-    return dict(zip(photos, detector.detect(list(photos.values())), strict=True))
+    return dict(zip(photos, _found(detector, *photos.values()), strict=True))
 
 
 def test_detections_of_photographs_are_well_formed_and_distinct(
@@ -141,7 +148,7 @@ def test_detections_of_photographs_are_well_formed_and_distinct(
 
 
 def test_the_same_image_gives_the_same_detections(detector: ProposalDetector, photos: dict[str, np.ndarray]) -> None:
-    first, second = detector.detect([photos["coffee"], photos["coffee"]])
+    first, second = _found(detector, photos["coffee"], photos["coffee"])
     assert [(d.box, d.score) for d in first] == [(d.box, d.score) for d in second]
     for one, other in zip(first, second, strict=True):
         assert one.mask is not None
@@ -149,7 +156,7 @@ def test_the_same_image_gives_the_same_detections(detector: ProposalDetector, ph
 
 
 def test_options_limit_boxes_and_leave_masks_out(photos: dict[str, np.ndarray]) -> None:
-    plain = ProposalDetector(ProposalDetector.Settings(max_boxes=1, masks=False)).detect([photos["astronaut"]])[0]
+    plain = _found(ProposalDetector(ProposalDetector.Settings(max_boxes=1, masks=False)), photos["astronaut"])[0]
     assert len(plain) == 1
     assert plain[0].mask is None
 
@@ -163,7 +170,7 @@ def test_five_best_boxes_hit_an_object_in_seven_of_eight_photographs(
         photo = images.decode((shared_images / entry["image"]).read_bytes())
         height, width = photo.shape[:2]
         wanted = [np.multiply(o["box"], (width, height, width, height)) for o in entry["objects"]]
-        found = detector.detect([photo])[0][:5]
+        found = _found(detector, photo)[0][:5]
         hits.append(max((boxes.iou(d.box, w) for d in found for w in wanted), default=0.0) >= 0.5)
     assert sum(hits) >= len(listed) - 1
 
@@ -253,11 +260,12 @@ class Fixed:
         self.found = list(found)
         self.batches: list[int] = []
 
-    def detect(self, photos: Sequence[np.ndarray]) -> list[list[Detection]]:
-        self.batches.append(len(photos))
-        if any(not photo.any() for photo in photos):
+    def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
+        self.batches.append(len(queries))
+        photos = [attempt(DetectQuery.photo, query) for query in queries]
+        if any(isinstance(photo, np.ndarray) and not photo.any() for photo in photos):
             raise ValueError("a black image")
-        return [self.found for _ in photos]
+        return [photo if isinstance(photo, Failure) else self.found for photo in photos]
 
 
 def _stage(found: Sequence[Detection] = (), **options: object) -> Detect:
@@ -267,7 +275,8 @@ def _stage(found: Sequence[Detection] = (), **options: object) -> Detect:
 
 
 def _row(value: int = 128, height: int = 100, width: int = 200) -> Row:
-    return Row("a" * 32, {"image": images.encode(np.full((height, width, 3), value, np.uint8))})
+    image = images.encode(np.full((height, width, 3), value, np.uint8))
+    return Row("a" * 32, {"image": image, "width": width, "height": height})
 
 
 def _detection(box: boxes.Box, score: float = 0.9) -> Detection:
@@ -305,7 +314,7 @@ def test_the_columns_hold_boxes_and_masks_in_full_resolution() -> None:
 
 def test_one_bad_image_costs_only_itself() -> None:
     stage = _stage([_detection((10, 20, 60, 80))])
-    broken = Row("b" * 32, {"image": b"not an image"})
+    broken = Row("b" * 32, {"image": b"not an image", "width": 200, "height": 100})
     outcomes = stage([_row(), broken, _row(0), _row()])
     assert [isinstance(o, Failure) for o in outcomes] == [False, True, True, False]
     assert "ImageError" in str(outcomes[1])
@@ -323,7 +332,8 @@ def test_the_stage_writes_real_objects(photos: dict[str, np.ndarray]) -> None:
 
     stage = Detect("annotation.detect")
     stage.setup()
-    (outcome,) = stage([Row("a" * 32, {"image": images.encode(photos["coffee"])})])
+    height, width = photos["coffee"].shape[:2]
+    (outcome,) = stage([Row("a" * 32, {"image": images.encode(photos["coffee"]), "width": width, "height": height})])
     table = pa.Table.from_pylist([dict(outcome)], schema=Detect.writes)
     thing = table["objects"][0][0].as_py()
     x1, y1, x2, y2 = thing["box"]
@@ -355,4 +365,106 @@ def test_an_outline_that_the_picture_does_not_have_is_no_object(photos: dict[str
     assert 0.3 < object_masks.outline_support(image, half, part, 160, 120) < 0.8
     assert object_masks.outline_support(np.full_like(image, 90), box, whole, 160, 120) == 0.0
     # A close-up of a cat: its fur has no object that ends within the picture.
-    assert ProposalDetector().detect([photos["chelsea"]])[0] == []
+    assert _found(ProposalDetector(), photos["chelsea"])[0] == []
+
+
+def _labelled(*things: tuple[boxes.Box, str | None, float | None]) -> list[Detection]:
+    return [Detection(box, label, score, None) for box, label, score in things]
+
+
+def _kept(found: Sequence[Detection], **options: object) -> list[tuple[list[int], str | None]]:
+    (outcome,) = _stage(found, detector={"engine": "boxes", "path": "a.parquet"}, **options)([_row()])
+    return [(thing["box"], thing["label"]) for thing in outcome["objects"]]
+
+
+LEFT, NEAR_LEFT, RIGHT, FAR = (10, 10, 60, 60), (12, 10, 60, 60), (70, 10, 120, 60), (130, 10, 180, 60)
+
+
+def test_classes_are_kept_and_excluded_in_any_case() -> None:
+    found = _labelled((LEFT, "Dog", 0.9), (RIGHT, "cat", 0.8), (FAR, None, 0.7))
+    assert _kept(found, classes=["dog", "CAT"]) == [([*LEFT], "Dog"), ([*RIGHT], "cat")]
+    assert _kept(found, exclude_classes=["dog"]) == [([*RIGHT], "cat"), ([*FAR], None)]
+    assert _kept(found, classes=["dog", "cat"], exclude_classes=["cat"]) == [([*LEFT], "Dog")]
+
+
+def test_caps_keep_the_best_and_count_only_what_the_limits_leave() -> None:
+    tiny = (0, 0, 5, 5)
+    found = _labelled((tiny, "cat", 0.99), (LEFT, "cat", 0.9), (RIGHT, "cat", 0.8), (FAR, "dog", 0.7))
+    assert _kept(found, max_per_class=1) == [([*LEFT], "cat"), ([*FAR], "dog")]
+    assert _kept(found, max_objects=2) == [([*LEFT], "cat"), ([*RIGHT], "cat")]
+    assert _kept(found, max_per_class=1, max_objects=2) == [([*LEFT], "cat"), ([*FAR], "dog")]
+
+
+def test_of_overlapping_boxes_the_better_one_stays_whatever_its_label() -> None:
+    found = _labelled((LEFT, "dog", 0.9), (NEAR_LEFT, "wolf", 0.8), (RIGHT, "cat", 0.7))
+    assert len(_kept(found)) == 3, "off by default"
+    assert _kept(found, max_overlap=0.9) == [([*LEFT], "dog"), ([*RIGHT], "cat")]
+    assert len(_kept(found, max_overlap=0.97)) == 3, "their IoU is 0.96"
+
+
+def test_a_box_without_a_score_is_not_dropped_for_it() -> None:
+    (outcome,) = _stage(_labelled((LEFT, "dog", None), (RIGHT, "cat", 0.1)), min_score=0.5)([_row()])
+    assert [(thing["label"], thing["score"]) for thing in outcome["objects"]] == [("dog", None)]
+
+
+def test_classes_are_refused_for_a_detector_that_knows_none() -> None:
+    with pytest.raises(ValidationError, match="'proposals' knows no classes"):
+        Detect.Settings(classes=["dog"])
+
+
+def test_a_class_that_the_detector_does_not_have_stops_before_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Knows(Fixed):
+        class_names = ("person", "dog")
+
+    monkeypatch.setattr(ProposalDetector, "labels", True)
+    stage = Detect("annotation.detect", Detect.Settings(exclude_classes=["Person", "dgo"]))
+    monkeypatch.setattr(registry, "build", lambda *_: Knows([]))
+    with pytest.raises(ConfigError, match="exclude_classes: 'dgo' is no class of this detector; did you mean 'dog'"):
+        stage.setup()
+
+
+def test_photographs_are_not_read_for_a_detector_that_does_not_look_at_them() -> None:
+    assert Detect.needs(Detect.Settings()).reads == ("image",)
+    table = Detect.Settings(detector={"engine": "boxes", "path": "a.parquet", "key": "source"})
+    assert Detect.needs(table).reads == ("sources",)
+
+
+def test_a_stopped_run_is_no_row_s_failure() -> None:
+    class Gone(Fixed):
+        def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
+            raise StopRun(f"the server is gone, {len(queries)} photographs wait")
+
+    stage = _stage()
+    stage.detector = Gone([])
+    with pytest.raises(StopRun):
+        stage([_row(), _row()])
+
+
+def test_a_detector_that_loses_a_photograph_is_noticed() -> None:
+    class Forgetful(Fixed):
+        def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
+            return super().detect(queries)[1:]
+
+    stage = _stage()
+    stage.detector = Forgetful([])
+    with pytest.raises(TypeError, match="gave 1 answers to 2 photographs"):
+        stage([_row(), _row()])
+
+
+def test_a_vocabulary_reaches_the_detector_row_by_row() -> None:
+    class Listening(Fixed):
+        def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
+            heard.extend(query.vocabulary for query in queries)
+            return super().detect(queries)
+
+    heard: list[tuple[str, ...]] = []
+    options = {"engine": "transformers", "model": "m", "vocabulary_column": "tags"}
+    stage = _stage(detector=options)
+    stage.detector = Listening([])
+    rows = [_row() for _ in range(4)]
+    for row, tags in zip(rows, ["A Cat, dog. bus", ["red  Mug", "a.b", "red mug"], None, 7], strict=True):
+        row.values["tags"] = tags
+    outcomes = stage(rows)
+    assert heard == [("a cat", "dog", "bus"), ("red mug", "a.b"), ()]
+    assert "expected phrases" in str(outcomes[3])
+    assert "tags" in Detect.needs(stage.settings).reads

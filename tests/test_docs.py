@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +14,32 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from chat_fakes import FakeChat
 from pydantic import BaseModel
 
 from ugaf import cli, config, images, runner
 from ugaf.config import EngineSettings, PipelineSettings, ReportSettings, Resources
+from ugaf.errors import ConfigError
 from ugaf.export import ExportSettings
 from ugaf.export import columns as export_columns
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
 from ugaf.models import registry
-from ugaf.stage import Stage
+from ugaf.models.diffusion.settings import Cache, Lora
+from ugaf.models.placement import PlacementSettings
+from ugaf.models.servers import ModelServer, ServerLink
+from ugaf.stage import Failure, Row, Stage
 from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = (ROOT / "docs" / "stages.md").read_text()
 GUIDE = (ROOT / "docs" / "write-a-stage.md").read_text()
+MODEL_GUIDE = (ROOT / "docs" / "models.md").read_text()
 README = (ROOT / "README.md").read_text()
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 MODELS: dict[str, type[BaseModel]] = {
     "ingest": InputSettings,
     "export": ExportSettings,
@@ -38,6 +47,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "pipeline": PipelineSettings,
     "engine": EngineSettings,
     "resources": Resources,
+    "models": ModelServer,
+    "placement": PlacementSettings,
+    "lora": Lora,
+    "cache": Cache,
 }
 ENGINES = [(interface, name) for interface, known in registry.ENGINES.items() for name in known]
 
@@ -66,12 +79,18 @@ def table(text: str, first: str) -> list[list[str]]:
 
 
 def settings_in_docs(heading: str) -> dict[str, str]:
-    return {row[0].strip("`"): row[1] for row in table(section(heading), "setting")}
+    return {row[0]: row[1] for row in table(section(heading), "setting")}
+
+
+def marked_operational(model: type[BaseModel], name: str) -> bool:
+    extra = model.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("operational"))
 
 
 def check_defaults(documented: dict[str, str], model: type[BaseModel]) -> None:
-    assert list(documented) == list(model.model_fields)
-    for name, cell in documented.items():
+    named = [f"`{name}`" + (" †" if marked_operational(model, name) else "") for name in model.model_fields]
+    assert list(documented) == named
+    for name, cell in zip(model.model_fields, documented.values(), strict=True):
         field = model.model_fields[name]
         if cell == "required":
             assert field.is_required(), f"{name} has a default"
@@ -164,13 +183,22 @@ def test_commands_exist() -> None:
             check_command(["run", *words[3:]])
         elif words[:3] == ["python", "-m", "ugaf"]:
             check_command(words[3:])
-        elif words[0] == "python":
+        elif words[0] == "python" and words[1] != "-m":
             script = (ROOT / words[1]).read_text()
             assert all(f'"{word}"' in script for word in words[2:] if word.startswith("--")), words
+        elif words[0] == "export":
+            assert "=" in words[1], words
         else:
-            assert words[0] == "pip", f"no test for {words}"
+            check_installer(words)
         seen.add(words[0])
     assert seen >= {"make", "ugaf", "python", "pip"}
+
+
+def check_installer(words: list[str]) -> None:
+    """pip and venv; the extras of ugaf that are named are there."""
+    assert words[0].endswith("pip") or words[:3] == ["python", "-m", "venv"], f"no test for {words}"
+    for extras in re.findall(r"\[([\w,]+)\]", " ".join(words)):
+        assert set(extras.split(",")) <= set(EXTRAS), words
 
 
 def check_command(words: list[str]) -> None:
@@ -191,13 +219,60 @@ def test_settings_that_the_prose_changes_exist() -> None:
     changes = [change for change in re.findall(r"`--set ([\w.]+=[^\s`]+)`", text) if "..." not in change]
     assert len(changes) >= 3
     for change in changes:
-        config.load("demo", [change])
+        assert any(takes(name, change) for name in config.shipped_pipelines()), f"no pipeline takes {change}"
+
+
+def takes(pipeline: str, change: str) -> bool:
+    try:
+        config.load(pipeline, [change])
+    except ConfigError:
+        return False
+    return True
 
 
 def test_the_example_of_rules_and_settings_is_valid() -> None:
     example = yaml.safe_load(next(block for block in blocks(STAGES, "yaml") if "stages:" in block))
     pipeline = config.parse({"name": "example", "inputs": ["sample://"], **example})
     assert [rule.column for rule in pipeline.stages[0].rules].count("saturation") == 2
+
+
+@pytest.fixture
+def files_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the examples of models.md name: a table of boxes, and a folder with a prompt."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"source": ["a.jpg"], "boxes": [[[0, 0, 8, 8]]]}), "boxes.parquet")
+    (tmp_path / "my_prompts").mkdir()
+    (tmp_path / "my_prompts" / "add.md").write_text("{metadata} {count} {registers}")
+
+
+@pytest.mark.usefixtures("files_of_the_guide")
+@pytest.mark.parametrize("number", range(len(blocks(MODEL_GUIDE, "yaml"))))
+def test_the_examples_of_models_are_valid(number: int) -> None:
+    """Each is a pipeline, or a part of one, which is put in the place of the same part of fineedit."""
+    example = yaml.safe_load(blocks(MODEL_GUIDE, "yaml")[number])
+    shipped = yaml.safe_load((ROOT / "pipelines" / "fineedit.yaml").read_text())
+    if isinstance(example, list):
+        example = {"stages": example}
+    if {"name", "inputs", "stages"} <= example.keys():
+        config.parse(example)
+        return
+    stages = {name: entry for stage in shipped["stages"] for name, entry in as_entry(stage).items()}
+    for stage in example.get("stages", ()):
+        assert as_entry(stage).keys() <= stages.keys()
+        stages |= as_entry(stage)
+    changed = {"models": shipped["models"] | example.get("models", {}), "stages": [{k: v} for k, v in stages.items()]}
+    config.parse({**shipped, **example, **changed})
+
+
+def as_entry(stage: Any) -> dict[str, Any]:
+    return stage if isinstance(stage, dict) else {stage: None}
+
+
+def test_the_models_of_the_shipped_pipelines_are_named() -> None:
+    for name in ("fineedit", "fineedit-small"):
+        text = (ROOT / "pipelines" / f"{name}.yaml").read_text()
+        for model in re.findall(r"(?:model|lora|path): ([\w.-]+/[\w.-]+)", text):
+            assert f"`{model}`" in MODEL_GUIDE, f"models.md does not name {model} of {name}"
 
 
 @pytest.fixture
@@ -261,8 +336,45 @@ def test_python_blocks_are_python(page: Path) -> None:
 def test_the_guide_s_model_stage_is_a_stage() -> None:
     code = next(block for block in blocks(GUIDE, "python") if "own_pool" in block)
     module = types.ModuleType("guide_model")
-    exec(compile(code, "guide", "exec"), vars(module))
+    exec(compile(code, "guide", "exec", dont_inherit=True), vars(module))
     assert issubclass(module.Aesthetic, Stage)
     with pytest.raises(ValueError, match="checkpoint"):
         module.Aesthetic("curation.aesthetic")
     assert module.Aesthetic.own_pool
+
+
+class TestTheGuideSStageThatAsksAModel:
+    @pytest.fixture
+    def caption(self) -> Any:
+        code = next(block for block in blocks(GUIDE, "python") if "chat_needs" in block)
+        module = types.ModuleType("guide_chat")
+        exec(compile(code, "guide", "exec", dont_inherit=True), vars(module))
+        return module
+
+    def test_it_needs_its_server(self, caption: Any) -> None:
+        needs = caption.Caption.needs(caption.Caption.Settings(server="eyes"))
+        assert needs.servers == ("eyes",)
+        assert needs.packages == {"openai": "chat"}
+        assert needs.fragments > 1
+
+    def test_its_fingerprint_knows_the_model_and_not_the_wait(self, caption: Any) -> None:
+        settings = caption.Caption.Settings(server="eyes")
+        one, other = (ModelServer(model=model, endpoints=["http://127.0.0.1:9/v1"]) for model in ("one", "other"))
+        assert registry.identity(settings, {"eyes": one}) != registry.identity(settings, {"eyes": other})
+        slow = one.model_copy(update={"timeout_s": 9.0})
+        assert registry.identity(settings, {"eyes": one}) == registry.identity(settings, {"eyes": slow})
+
+    def test_its_rows_have_an_answer_or_a_failure(self, caption: Any, photos: dict[str, np.ndarray]) -> None:
+        stage = caption.Caption("mine.caption", caption.Caption.Settings(server="eyes"))
+        stage.servers = {"eyes": ServerLink("eyes", ModelServer(model="tiny", endpoints=["http://127.0.0.1:9/v1"]), ())}
+        said: Iterator[dict[str, str] | Failure] = iter(
+            [{"seen": "A cup of coffee."}, Failure("TimedOut", "after 6 tries: no answer")]
+        )
+        stage.chat = FakeChat(lambda _: next(said))
+        good = [Row(f"{n:032x}", {"image": images.encode(photos["coffee"], "jpeg")}) for n in range(2)]
+        bad = Row("f" * 32, {"image": b"no picture"})
+        first, broken, second = stage([good[0], bad, good[1]])
+        assert first == {"caption_of_model": "A cup of coffee.", "caption_tokens_out": first["caption_tokens_out"]}
+        assert isinstance(broken, Failure)
+        assert broken.type == "ImageError"
+        assert second == Failure("TimedOut", "caption: after 6 tries: no answer")

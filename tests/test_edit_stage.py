@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from stages.generation.edit import GenerateEdit
-from ugaf import images
+from ugaf import images, stage
+from ugaf.errors import ConfigError, StopRun
+from ugaf.models import registry
+from ugaf.models.editor import Edit, EditRequest
+from ugaf.needs import Needs
 from ugaf.stage import Failure, Row
 
 BOX = [60, 50, 140, 120]
+
+
+class Paint:
+    """A model's stand-in: paints the boxes in one colour, and keeps what it was asked. "stop" stops the run."""
+
+    version = 3
+    built: ClassVar[list[str]] = []
+
+    class Settings(stage.Settings):
+        colour: str = "red"
+
+    @classmethod
+    def needs(cls, settings: Settings) -> Needs:
+        return Needs(own_pool=True, gpus=1.0, batch_rows=16, models=(settings.colour,))
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.colour
+        self.rgb = {"red": (255, 0, 0), "blue": (0, 0, 255)}[settings.colour]
+        self.asked: list[EditRequest] = []
+        self.built.append(settings.colour)
+
+    def edit(self, requests: Sequence[EditRequest]) -> list[Edit | Failure]:
+        self.asked.extend(requests)
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: EditRequest) -> Edit | Failure:
+        if request.instruction == "stop":
+            raise StopRun("the server is gone")
+        if not request.boxes:
+            return Failure("NoBox", "nothing to paint")
+        edited = request.photo.copy()
+        for x1, y1, x2, y2 in request.boxes:
+            edited[y1:y2, x1:x2] = self.rgb
+        return Edit(None, edited, None, "words")
+
+
+PAINT = f"{__name__}:Paint"
+MIX = {"a": {"engine": PAINT}, "b": {"engine": PAINT, "colour": "blue"}, "exact": {"engine": "templates"}}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_built() -> None:
+    Paint.built.clear()
 
 
 def disc() -> dict[str, Any]:
@@ -32,13 +80,14 @@ def rows_of(photo: np.ndarray, edits: list[dict[str, Any]], image: bytes | None 
     rows = []
     for number, edit in enumerate(edits):
         own = {"instruction": "", "boxes": [BOX], "donor": None, **edit}
-        own["params"] = edit["params"] if isinstance(edit["params"], str) else json.dumps(edit["params"])
+        own["params"] = json.dumps(edit["params"]) if isinstance(edit["params"], dict) else edit["params"]
         rows.append(Row(f"{number:032x}", own, parent))
     return rows
 
 
-def stage_of(**settings: Any) -> GenerateEdit:
+def stage_of(lane: str | None = None, **settings: Any) -> GenerateEdit:
     stage = GenerateEdit("generation.edit", GenerateEdit.Settings(**settings), seed=7)
+    stage.lane = lane
     stage.setup()
     return stage
 
@@ -55,6 +104,7 @@ def test_columns_say_which_side_the_photograph_is(photo: np.ndarray) -> None:
         assert isinstance(outcome, dict), outcome
         assert set(outcome) == set(GenerateEdit.writes.names)
         assert outcome["editor"] == "templates/1"
+        assert outcome["edit_way"] is None
         row.values.update(outcome)
     recolor, add, tone = rows
     assert recolor["source_image"] is None
@@ -140,3 +190,112 @@ def test_settings_are_checked_before_the_run() -> None:
         GenerateEdit.Settings(editor={"engine": "template"})
     with pytest.raises(Exception, match="largest_fill"):
         GenerateEdit.Settings(editor={"engine": "templates", "largest_fill": 3})
+
+
+# --- several editors ---
+
+
+def asked(engine: str | None, instruction: str = "Make it red", **more: Any) -> dict[str, Any]:
+    """A row as a VLM writes it: words, and no parameters."""
+    return {"task": "recolor", "instruction": instruction, "params": None, "engine": engine, **more}
+
+
+def test_each_row_goes_to_the_editor_that_its_engine_names(photo: np.ndarray) -> None:
+    rows = rows_of(photo, [asked("a"), asked("b"), RECOLOR | {"engine": "exact"}, asked("a")])
+    outcomes = stage_of(editors=MIX)(rows)
+    assert [outcome["editor"] for outcome in outcomes] == ["red/3", "blue/3", "templates/1", "red/3"]
+    assert [outcome["edit_way"] for outcome in outcomes] == ["words", "words", None, "words"]
+    middles = [images.decode(outcome["edited_image"])[85, 100].tolist() for outcome in outcomes]
+    assert middles[:2] == [[255, 0, 0], [0, 0, 255]]
+    assert middles[3] == [255, 0, 0]
+
+
+def test_a_lane_builds_its_own_editor_at_once_and_no_other(photo: np.ndarray) -> None:
+    assert GenerateEdit.lanes(GenerateEdit.Settings(editors=MIX)) == ("a", "b", "exact")
+    lane = stage_of("b", editors=MIX)
+    assert Paint.built == ["blue"]
+    assert lane(rows_of(photo, [asked("b")]))[0]["editor"] == "blue/3"
+    assert Paint.built == ["blue"]
+
+
+def test_without_lanes_an_editor_is_built_when_a_row_asks_for_it(photo: np.ndarray) -> None:
+    whole = stage_of(editors=MIX)
+    assert Paint.built == []
+    whole(rows_of(photo, [asked("b"), asked("b")]))
+    whole(rows_of(photo, [asked("b")]))
+    assert Paint.built == ["blue"]
+
+
+@pytest.mark.parametrize("lane", [None, "a"])
+@pytest.mark.parametrize("engine", ["c", None])
+def test_a_row_of_an_unknown_engine_fails_and_says_which_there_are(
+    photo: np.ndarray, engine: str | None, lane: str | None
+) -> None:
+    good, bad = stage_of(lane, editors={"a": {"engine": PAINT}, "xy": {"engine": PAINT}})(
+        rows_of(photo, [asked("a"), asked(engine)])
+    )
+    assert isinstance(good, dict)
+    assert isinstance(bad, Failure)
+    assert repr(engine) in str(bad)
+    assert "known: a, xy" in str(bad)
+
+
+def test_one_editor_does_every_row_whatever_engine_was_drawn(photo: np.ndarray) -> None:
+    outcomes = stage_of(editor={"engine": PAINT})(rows_of(photo, [asked("a"), asked(None), asked("zzz")]))
+    assert {outcome["editor"] for outcome in outcomes} == {"red/3"}
+
+
+def test_an_editor_is_given_the_words_the_boxes_and_the_rows_own_seed(photo: np.ndarray) -> None:
+    edits = [asked("a", f"Do {number}") for number in range(4)]
+    together, alone = stage_of(editors=MIX), stage_of("a", editors=MIX)
+    together(rows_of(photo, edits))
+    for row in reversed(rows_of(photo, edits)):
+        alone([row])
+    first, second = together._editor("a").asked, alone._editor("a").asked[::-1]
+    assert [(r.instruction, r.boxes, r.seed, r.params) for r in first] == [
+        (r.instruction, r.boxes, r.seed, r.params) for r in second
+    ]
+    assert len({request.seed for request in first}) == 4
+    assert first[2].instruction == "Do 2"
+    assert [list(box) for box in first[2].boxes] == [BOX]
+
+
+def test_a_failed_row_of_a_mix_costs_no_other(photo: np.ndarray) -> None:
+    bad = [asked("a", boxes=[]), RECOLOR | {"engine": "exact", "params": "{"}, asked("b", boxes=[])]
+    outcomes = stage_of(editors=MIX)(rows_of(photo, [bad[0], asked("b"), bad[1], asked("a"), bad[2]]))
+    assert [isinstance(outcome, Failure) for outcome in outcomes] == [True, False, True, False, True]
+    assert str(outcomes[0]) == "NoBox: nothing to paint"
+
+
+def test_what_is_no_rows_fault_stops_the_run(photo: np.ndarray) -> None:
+    with pytest.raises(StopRun, match="gone"):
+        stage_of(editors=MIX)(rows_of(photo, [asked("a", "stop")]))
+
+
+def test_needs_and_fingerprint_are_those_of_the_editors_named() -> None:
+    mix, one = GenerateEdit.Settings(editors=MIX), GenerateEdit.Settings(editor={"engine": PAINT})
+    assert "engine" in GenerateEdit.needs(mix, "a").reads
+    assert "engine" not in GenerateEdit.needs(one).reads
+    assert (GenerateEdit.needs(mix, "a").gpus, GenerateEdit.needs(mix, "a").models) == (1, ("red",))
+    assert (GenerateEdit.needs(mix, "exact").gpus, GenerateEdit.needs(mix, "exact").own_pool) == (0, False)
+    assert GenerateEdit.needs(mix).models == ("red", "blue")
+    assert GenerateEdit.needs(GenerateEdit.Settings()) == Needs()
+    assert registry.identity(mix)["editors"]["b"] == {"engine": PAINT, "colour": "blue", "version": 3}
+    assert registry.identity(mix)["editor"] is None
+    assert registry.identity(one)["editor"] == {"engine": PAINT, "colour": "red", "version": 3}
+
+
+def test_either_one_editor_or_several() -> None:
+    settings = GenerateEdit.Settings(editors=MIX)
+    assert settings.editor is None
+    assert GenerateEdit.Settings(**settings.model_dump()) == settings
+    assert GenerateEdit.Settings(**GenerateEdit.Settings().model_dump()) == GenerateEdit.Settings()
+    for given, message in [
+        ({"editor": {"engine": "templates"}, "editors": MIX}, "not both"),
+        ({"editors": {}}, "name an editor"),
+        ({"editor": None}, "name an editor"),
+    ]:
+        with pytest.raises(ValidationError, match=message):
+            GenerateEdit.Settings(**given)
+    with pytest.raises(ConfigError, match="templates"):
+        GenerateEdit.Settings(editors={"a": {"engine": "template"}})

@@ -6,6 +6,7 @@ import collections
 import copy
 import json
 import re
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,6 +118,13 @@ def test_rows_have_the_columns_that_are_promised(edits: list) -> None:
     assert set(edits[0][1]) == set(Instruct.writes.names)
     assert table.num_rows == len(edits)
     assert set(Instruct.identity) <= set(table.column_names)
+
+
+def test_templates_fill_no_column_of_a_model(edits: list) -> None:
+    of_models = {name for name in Instruct.writes.names if name.startswith("writer_")} | {"instruction_cn"}
+    assert len(of_models) == 7
+    for _, child in edits[:200]:
+        assert {name for name, value in child.items() if value is None} - {"donor"} == of_models
 
 
 def test_params_and_boxes_keep_the_contract(edits: list) -> None:
@@ -237,6 +245,33 @@ def test_the_same_seed_gives_the_same_edits_and_another_gives_others(rows: list[
     assert first != other
 
 
+def test_fragments_in_several_threads_do_not_mix(rows: list[Row]) -> None:
+    """Each thread has its own fragment, so that no donor comes from another's."""
+    settings = {"tasks": {"replace": 1}, "edits_per_image": 2}
+    fragments = [rows[0:6], rows[46:52], rows[92:98]]
+    given = []
+    for fragment in fragments:
+        copies = [Row(row.id, row.values) for row in fragment]
+        for row in copies:
+            row.peers = copies
+        given.append(copies)
+    alone = [[stage_of(**settings).process(row) for row in copies] for copies in given]
+    shared, found = stage_of(**settings), {}
+    barrier = threading.Barrier(len(given))
+
+    def work(number: int) -> None:
+        barrier.wait()
+        found[number] = [shared.process(row) for row in given[number]]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(given))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number] for number in range(len(given))] == alone
+    assert any(child["donor"] for outcome in alone[0] for child in outcome)
+
+
 def test_an_edit_does_not_depend_on_the_rows_before_it(rows: list[Row]) -> None:
     stage = stage_of()
     for row in rows[:5]:
@@ -315,6 +350,15 @@ def test_a_box_outside_the_image_is_a_row_error(rows: list[Row]) -> None:
 def test_bad_settings_name_the_value(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Instruct.Settings(**settings)
+
+
+def test_no_tasks_are_the_writer_s_own() -> None:
+    assert Instruct.Settings().tasks == Instruct.Settings(tasks={}).tasks == DEFAULT_TASKS
+
+
+def test_the_engines_that_may_be_drawn_are_offered() -> None:
+    settings = Instruct.Settings(engines={"qwen": 2, "templates": 0, "kontext": 0.5})
+    assert Instruct.offers(settings) == {"engine": ["qwen", "kontext"]}
 
 
 def test_an_unknown_writer_is_named() -> None:

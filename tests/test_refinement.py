@@ -247,6 +247,34 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name() -> None:
         Score.Settings(scorer={"engine": "measure"})
 
 
+def test_an_unknown_verifier_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises((ConfigError, ValueError), match="did you mean 'rules'"):
+        Verify.Settings(verifier={"engine": "rule"})
+
+
+def test_without_a_model_its_columns_are_null(photos: dict[str, np.ndarray]) -> None:
+    photo = photos["chelsea"]
+    mask, row = recolour_row(photo)
+    values, _ = refine(photo, recoloured(photo, mask, TEAL), **row)
+    model_s = ["ratings", "scores", "tokens_in", "tokens_out", "thinking"]
+    assert [values[f"verifier_{name}"] for name in model_s] == [None] * 5
+    model_s = ["semantic_consistency", "perceptual_quality", "quality_spread", "quality_reason", "scorer_tokens_in"]
+    assert [values[name] for name in model_s] == [None] * 5
+    assert values["scorer"] == "measures"
+
+
+def test_a_row_that_cannot_be_prepared_costs_no_other(photos: dict[str, np.ndarray]) -> None:
+    photo = photos["chelsea"]
+    mask, row = recolour_row(photo)
+    values, _ = refine(photo, recoloured(photo, mask, TEAL), **row)
+    broken = Row("broken", {**values, "change_mask": images.encode_mask(np.zeros((2, 2), bool))})
+    for stage in STAGES[2:]:
+        first, second, third = stage([Row("a", dict(values)), broken, Row("b", dict(values))])
+        assert first == third
+        assert first == {name: values[name] for name in stage.writes.names}
+        assert "change_mask is 2 x 2, the source 451 x 300: run refinement.change_mask again" in str(second)
+
+
 def test_ramp_and_worst() -> None:
     assert [ramp(v, (0, 1, 2, 3, 4)) for v in (-1, 0, 2.5, 9)] == [1, 1, 3.5, 5]
     assert ramp(10, (12, 8, 5, 3, 1)) == 1.5

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stages.annotation.screen import FaceFinder, Screen
+from stages.annotation.screen import Screen
 from ugaf import images
-from ugaf.stage import Row, RowError
+from ugaf.models.screen_faces import FaceFinder, Faces
+from ugaf.stage import Failure, Row
 
 RED = (200, 30, 38)
 
@@ -36,6 +39,13 @@ def edit(photo: Row, task: str, params: dict[str, Any], instruction: str = "Do i
     return Row("e", values, photo)
 
 
+def told(photo: Row, task: str | None, *boxes: tuple[int, ...], instruction: str | None = "Do it.") -> Row:
+    """An edit as a model writes it: no parameters."""
+    boxes_column = [list(box) for box in boxes]
+    values = {"task": task, "instruction": instruction, "boxes": boxes_column, "params": None, "donor": None}
+    return Row("e", values, photo)
+
+
 @pytest.fixture
 def plain() -> Row:
     """Grey gradient with a red square, a second grey one, a large box and a tiny one."""
@@ -46,9 +56,11 @@ def plain() -> Row:
 
 
 def reason(screen: Screen, row: Row) -> str:
-    outcome = screen.process(row)
+    (outcome,) = screen([row])
     assert set(outcome) == set(Screen.writes.names)
     assert (outcome["screen"] == "ok") == (outcome["screen_detail"] is None)
+    assert outcome["screener"] == "rules"
+    assert {outcome[f"screener_{name}"] for name in ("tokens_in", "tokens_out", "thinking")} == {None}
     return outcome["screen"]
 
 
@@ -111,8 +123,10 @@ def test_only_whole_words_are_unsafe(screen: Screen, plain: Row) -> None:
 def test_params_that_are_no_json_fail_the_row(screen: Screen, plain: Row) -> None:
     row = edit(plain, "remove", {})
     row.values["params"] = "{"
-    with pytest.raises(RowError, match="not JSON"):
-        screen.process(row)
+    broken, other = screen([row, edit(plain, "remove", {"object": 0})])
+    assert isinstance(broken, Failure)
+    assert "not JSON" in broken.message
+    assert other["screen"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -186,14 +200,30 @@ def test_replaced_by_an_object_of_the_same_photograph(screen: Screen, plain: Row
 def test_faces_are_looked_for_once_a_photograph(photos: dict[str, np.ndarray]) -> None:
     stage = Screen("annotation.screen")
     stage.setup()
-    calls = []
-    find = stage._finder.find
-    stage._finder.find = lambda photo: calls.append(1) or find(photo)  # type: ignore[method-assign]
+    calls: list[str] = []
+    find = FaceFinder().find
+    stage.rules._faces = Faces(lambda photo: calls.append("") or find(photo))
     row = photo_row(photos["astronaut"], thing(*FACE), id="astronaut")
-    for task in ("remove", "remove"):
-        stage.process(edit(row, task, {"object": 0}))
-    stage.process(edit(row, "tone", {"tone": "sepia"}))
+    stage([edit(row, task, {"object": 0}) for task in ("remove", "remove")])
+    stage([edit(row, "tone", {"tone": "sepia"}), told(row, "remove", FACE)])
     assert len(calls) == 1
+
+
+def test_one_cascade_is_never_in_two_threads() -> None:
+    inside, most = [0], [0]
+
+    def find(_: np.ndarray) -> list:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        inside[0] -= 1
+        return [(0, 0, 10, 10)]
+
+    faces, photo = Faces(find), np.zeros((100, 50, 3), np.uint8)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda number: faces.of(str(number % 5), photo, (100, 200)), range(20)))
+    assert most == [1]
+    assert found == [[(0, 0, 20, 20)]] * 20
 
 
 def test_limits_are_settings(plain: Row) -> None:
@@ -203,3 +233,56 @@ def test_limits_are_settings(plain: Row) -> None:
     stage.setup()
     assert reason(stage, edit(plain, "remove", {"object": 2})) == "ok"
     assert reason(stage, edit(plain, "remove", {"object": 3})) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("task", "boxes", "expected"),
+    [
+        ("replace", [(100, 100, 180, 180)], "ok"),
+        ("motion", [(100, 100, 180, 180)], "ok"),
+        ("background", [], "ok"),
+        ("hybrid", [(100, 100, 180, 180), (250, 50, 300, 100)], "ok"),
+        ("hybrid", [(100, 100, 180, 180), (5, 5, 17, 17)], "too_small"),
+        ("replace", [(0, 0, 390, 290)], "whole_image"),
+        ("add", [(100, 100, 180, 110)], "too_small"),
+        ("add", [(300, 100, 401, 180)], "malformed"),
+        ("add", [(100, 100, 100, 180)], "malformed"),
+        ("conjure", [(100, 100, 180, 180)], "malformed"),
+        (None, [(100, 100, 180, 180)], "malformed"),
+    ],
+)
+def test_edits_without_parameters_are_screened_by_their_boxes(
+    screen: Screen, plain: Row, task: str | None, boxes: list, expected: str
+) -> None:
+    assert reason(screen, told(plain, task, *boxes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("instruction", "expected"),
+    [("", "malformed"), (None, "malformed"), ("Write 'PORN' on the sign.", "unsafe_text"), ("Paint it red.", "ok")],
+)
+def test_words_count_without_parameters_too(screen: Screen, plain: Row, instruction: str | None, expected: str) -> None:
+    assert reason(screen, told(plain, "recolor", (100, 100, 180, 180), instruction=instruction)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "box", "expected"),
+    [
+        ("replace", FACE, "face"),
+        ("replace", PERSON, "face"),
+        ("style", PERSON, "face"),
+        ("recolor", FACE, "face"),
+        ("recolor", PERSON, "ok"),
+        ("remove", PERSON, "ok"),
+        ("motion", FACE, "face"),
+        ("motion", PERSON, "ok"),
+        ("text", FACE, "face"),
+        ("add", FACE, "face"),
+        ("add", SHUTTLE, "ok"),
+    ],
+)
+def test_faces_are_left_alone_without_parameters_too(
+    screen: Screen, photos: dict[str, np.ndarray], task: str, box: tuple, expected: str
+) -> None:
+    row = photo_row(photos["astronaut"], id="astronaut")
+    assert reason(screen, told(row, task, box)) == expected

@@ -6,13 +6,11 @@ with the nearest valid name for a typo, wires the stages' columns together and g
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
-import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,18 @@ from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.export import ExportSettings
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
 from ugaf.ingest import VERSION as INGEST_VERSION
+from ugaf.models.servers import ModelServer
+from ugaf.spec import (
+    INGEST,
+    Resources,
+    StageSpec,
+    check_lanes,
+    check_levels,
+    digest,
+    fingerprint_of,
+    merged_keep,
+)
 from ugaf.stage import Settings, Stage
-
-INGEST = "ingest"
-
-
-class Resources(Settings):
-    """What a stage's workers take; what is not set comes from the stage's own defaults."""
-
-    cpus: float | None = Field(None, gt=0, description="CPUs that each worker reserves")
-    gpus: float | None = Field(None, ge=0, description="GPUs that each worker reserves (fractions share one)")
-    workers: int | None = Field(None, ge=1, description="number of workers; default: as many as fit")
-    batch_rows: int | None = Field(None, ge=1, description="rows a call of the stage gets at most")
 
 
 class EngineSettings(Settings):
@@ -44,7 +42,11 @@ class EngineSettings(Settings):
 
     executor: str = Field("ray", pattern="^(ray|inline)$", description="ray, or inline: one process, for debugging")
     workers: int | None = Field(None, ge=1, description="CPU workers; default: one for each CPU")
+    streaming: bool = Field(
+        True, description="false: stages with workers of their own run one after the other, for few GPUs"
+    )
     flush_mb: int = Field(64, ge=1, description="a worker writes a part whenever its new columns reach this size")
+    flush_s: float = Field(30.0, ge=0, description="and whenever they hold so many seconds of a stage's work")
     row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
 
 
@@ -64,51 +66,10 @@ class PipelineSettings(Settings):
     seed: int = Field(0, description="every random choice derives from it, the stage and the row")
     fragment_rows: int = Field(256, ge=1, description="photographs a fragment; fixed for a fragment once it is cut")
     stages: list[Any] = Field(min_length=1, description="the steps, in order")
+    models: dict[str, ModelServer] = Field({}, description="model servers, by the name that stages give for `server`")
     engine: EngineSettings = EngineSettings()
     export: ExportSettings = ExportSettings()
     report: ReportSettings = ReportSettings()
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage of a pipeline, ready to run. `level` is that of the rows it is given: "image" or "edit"."""
-
-    name: str
-    cls: type[Stage]
-    settings: Settings
-    keep: Mapping[str, Any]
-    rules: tuple[rules.Rule, ...]
-    resources: Resources
-    level: str
-    fingerprint: str
-
-    @property
-    def folder(self) -> str:
-        return f"{self.name}@{self.fingerprint}"
-
-    @property
-    def batch_rows(self) -> int:
-        return self.resources.batch_rows or self.cls.batch_rows
-
-    @property
-    def own_pool(self) -> bool:
-        custom = self.resources.cpus is not None or self.resources.workers is not None
-        return self.cls.own_pool or self.gpus > 0 or custom
-
-    @property
-    def cpus(self) -> float:
-        return self.cls.cpus if self.resources.cpus is None else self.resources.cpus
-
-    @property
-    def gpus(self) -> float:
-        return self.cls.gpus if self.resources.gpus is None else self.resources.gpus
-
-    @property
-    def has_quantiles(self) -> bool:
-        return any(rule.needs_fit for rule in self.rules)
-
-    def build(self, seed: int) -> Stage:
-        return self.cls(self.name, self.settings, seed)
 
 
 @dataclass(frozen=True)
@@ -138,7 +99,7 @@ class Pipeline:
 
     @property
     def ingest_fingerprint(self) -> str:
-        return _hash({"name": INGEST, "version": INGEST_VERSION, "pairs": self.is_pairs})
+        return digest({"name": INGEST, "version": INGEST_VERSION, "pairs": self.is_pairs})
 
     @property
     def fan_out(self) -> int | None:
@@ -226,95 +187,36 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
     """Resolve stages in order: each may read what ingest and the stages before it write."""
     is_pairs = schema is PAIR_SCHEMA
     level = "edit" if is_pairs else "image"
-    ingest = _hash({"name": INGEST, "version": INGEST_VERSION, "pairs": is_pairs})
+    ingest = digest({"name": INGEST, "version": INGEST_VERSION, "pairs": is_pairs})
     providers = dict.fromkeys(schema.names, INGEST)
     fingerprints = {INGEST: ingest}
     specs: list[StageSpec] = []
     for name, entry in stages.items():
         options = dict(entry or {})
         cls = stage_class(name)
-        keep = _merged_keep(cls.keep, options.pop("keep", None) or {}, name)
+        keep = merged_keep(cls.keep, options.pop("keep", None) or {}, name)
         resources = _validate(Resources, options.pop("resources", None) or {}, f"{name}.resources")
         own = _validate(cls.Settings, options, name)
         if cls.fans_out and level == "edit":
             raise ConfigError(f"{name}: turns photographs into edits, but the rows are edits already")
         if cls.fans_out and keep:
             raise ConfigError(f"{name}: a stage that fans out has no keep rules; give them to a stage after it")
-        fingerprint = _fingerprint(name, cls, own, settings.seed, providers, fingerprints)
         parsed = rules.parse(keep, cls.writes, name)
-        _check_levels(name, cls, level, is_pairs, providers, specs)
-        specs.append(StageSpec(name, cls, own, keep, parsed, resources, level, fingerprint))
+        lanes = {lane: cls.needs(own, lane) for lane in cls.lanes(own)}
+        spec = StageSpec(name, cls, own, keep, parsed, resources, level, "", cls.needs(own), lanes)
+        spec = replace(spec, fingerprint=fingerprint_of(spec, settings.seed, settings.models, providers, fingerprints))
+        check_levels(name, cls, level, is_pairs, providers, specs)
+        check_lanes(spec, providers, specs)
+        specs.append(spec)
         for column in cls.writes.names:
             if column in ("id", "parent", "error"):
                 raise ConfigError(f"{name}: the column name {column!r} is the engine's own")
             if column in providers:
                 raise ConfigError(f"{name}: column {column!r} is written by {providers[column]} already")
             providers[column] = name
-        fingerprints[name] = fingerprint
+        fingerprints[name] = spec.fingerprint
         level = "edit" if cls.fans_out else level
     return Pipeline(settings, tuple(specs), schema, providers)
-
-
-def _merged_keep(defaults: Mapping[str, Any], given: Any, name: str) -> dict[str, Any]:
-    """A stage's default rules with a pipeline's bounds put over them one by one; null switches a column's rules off.
-
-    A bound takes the place of the default on the same side, be it a number or a quantile.
-    """
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{name}.keep: expected rules by column (got {given!r})")
-    merged: dict[str, Any] = {column: dict(bounds) for column, bounds in defaults.items()}
-    for column, bounds in given.items():
-        if isinstance(bounds, Mapping) and isinstance(merged.get(column), dict):
-            sides = {kind.removesuffix("_quantile") for kind in map(str, bounds)}
-            others = {k: v for k, v in merged[column].items() if k.removesuffix("_quantile") not in sides}
-            merged[column] = {**others, **bounds}
-        else:
-            merged[column] = bounds
-    return merged
-
-
-def _check_levels(
-    name: str,
-    cls: type[Stage],
-    level: str,
-    is_pairs: bool,
-    providers: Mapping[str, str],
-    before: Sequence[StageSpec],
-) -> None:
-    """Peers are rows of the stage's own level, and refs name rows that were taken in: so must be their columns."""
-    edits = {spec.name for number, spec in enumerate(before) if spec.level == "edit" or spec.cls.fans_out}
-    own = {column: "edit" if is_pairs or stage in edits else "image" for column, stage in providers.items()}
-    for column in cls.peers:
-        if own[column] != level:
-            raise ConfigError(f"{name}: peers: {column!r} is a column of {own[column]}s; its neighbours are {level}s")
-    for column in (column for columns in cls.refs.values() for column in columns):
-        if own[column] != ("edit" if is_pairs else "image"):
-            raise ConfigError(f"{name}: refs: {column!r} is no column of the rows that were taken in")
-
-
-def _fingerprint(
-    name: str,
-    cls: type[Stage],
-    settings: Settings,
-    seed: int,
-    providers: Mapping[str, str],
-    fingerprints: Mapping[str, str],
-) -> str:
-    """Covers all that a stage's columns depend on: code version, settings, seed if used, and the columns it reads."""
-    needed = [*cls.reads, *cls.peers, *cls.refs, *(column for columns in cls.refs.values() for column in columns)]
-    for column in needed:
-        if column not in providers:
-            raise ConfigError(f"{name}: reads column {column!r}, which no stage before it writes")
-    present = [column for column in cls.optional_reads if column in providers]
-    reads = {column: fingerprints[providers[column]] for column in sorted({*needed, *present})}
-    content = {"name": name, "version": cls.version, "settings": settings.model_dump(mode="json"), "reads": reads}
-    # A forgotten `version` must not mix parts with other columns or other ids.
-    content["writes"] = [f"{field.name}: {field.type}" for field in cls.writes]
-    if cls.fans_out:
-        content["identity"] = list(cls.identity)
-    if cls.seeded:
-        content["seed"] = seed
-    return _hash(content)
 
 
 def stage_class(name: str) -> type[Stage]:
@@ -413,8 +315,3 @@ def _validate(model: Any, options: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(explain_validation(error, where, model)) from error
     except ConfigError as error:
         raise ConfigError(f"{where}.{error}") from error
-
-
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ugaf.config import Pipeline
 from ugaf.errors import UgafError
 from ugaf.monitor import BatchedJournal, Monitor
-from ugaf.plan import Group, Machine, size_pools
+from ugaf.plan import Group, Machine, left_by_servers, servers_during, size_pools
 from ugaf.worker import StageWorker, Task
 
 OBJECT_STORE_BYTES = 160 << 20
 """A local Ray's shared memory: only names of fragments pass through it."""
+
+START_TRIES = 3
+"""Times that a local Ray is started before a run gives up."""
 
 SETUP_DEATHS = 3
 """Deaths of a worker in its set-up, one after the other, after which the run stops."""
@@ -35,7 +39,10 @@ class RunError(UgafError):
     """The engine stopped: the message holds the cause."""
 
 
-def run_inline(groups: Sequence[Group], make_task: Callable[[Group], Task], work: Mapping[str, Sequence[str]]) -> None:
+MakeTask = Callable[[Group], Task]
+
+
+def run_inline(groups: Sequence[Group], make_task: MakeTask, work: Mapping[str, Sequence[str]]) -> None:
     """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
     for group in groups:
         worker = StageWorker(make_task(group), Monitor())
@@ -62,7 +69,8 @@ class _RayWorker:
         try:
             self.worker = StageWorker(task, BatchedJournal(monitor))
         except Exception as error:
-            self.problem = f"setting up {stages}: {type(error).__name__}: {error}"
+            kind = "" if isinstance(error, UgafError) else f"{type(error).__name__}: "
+            self.problem = f"setting up {stages}: {kind}{error}"
         ray.get(monitor.started.remote(me))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -111,11 +119,25 @@ class RayEngine:
             local["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
         try:
             with _native_stderr_hidden():
-                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RunError(f"cannot reach Ray at {self.address!r}: {error}") from error
+                self._connect(local)
+        except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
+            doing = "start Ray here" if self.address == "local" else f"reach Ray at {self.address!r}"
+            raise RunError(f"cannot {doing}: {error}") from error
         self.monitor = ray.remote(num_cpus=0)(Monitor).remote()
         return self
+
+    def _connect(self, local: dict[str, Any]) -> None:
+        import ray
+
+        for attempt in range(START_TRIES if local else 1):
+            try:
+                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
+                return
+            except Exception:
+                # A machine that loads models is busy, and Ray gives its own processes no more than 30 s to start.
+                ray.shutdown()
+                if not local or attempt + 1 == START_TRIES:
+                    raise
 
     def __exit__(self, *_: object) -> None:
         import ray
@@ -134,32 +156,44 @@ class RayEngine:
             max((n.get("GPU", 0) for n in nodes), default=0),
         )
 
-    def check(self, segments: Sequence[Sequence[Group]], workers: int | None) -> None:
+    def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
-        machine = self.machine()
-        for groups in segments:
-            size_pools(groups, machine, workers)
+        engine = pipeline.settings.engine
+        for number, groups in enumerate(segments):
+            servers = servers_during(segments, number, engine.streaming)
+            size_pools(groups, left_by_servers(self.machine(), pipeline, servers), engine.workers)
 
     def run(
         self,
         groups: Sequence[Group],
-        make_task: Callable[[Group], Task],
+        make_task: MakeTask,
         work: Mapping[str, Sequence[str]],
-        workers: int | None,
+        pipeline: Pipeline,
+        servers: Sequence[str],
         progress: Progress,
     ) -> None:
-        """One streaming plan over the fragments. Raises RunError with the first worker's error."""
+        """One streaming plan over the fragments. Raises RunError with the first worker's error.
+
+        work: fragment -> ids to skip. servers: entries of `models:` that are running meanwhile.
+        """
         import ray
 
         _quiet_ray_data()
         items = [{"fragment": name, "skip": json.dumps(sorted(skip))} for name, skip in work.items()]
-        pools = size_pools(groups, self.machine(), workers)
+        machine = left_by_servers(self.machine(), pipeline, servers)
+        pools = size_pools(groups, machine, pipeline.settings.engine.workers)
         data: Any = ray.data.from_items(items, override_num_blocks=len(items))
         for pool in pools:
             data = data.map_batches(
                 _RayWorker,
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(items)), max_tasks_in_flight_per_actor=4),
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(pool.workers, len(items)),
+                    max_tasks_in_flight_per_actor=max(4, 2 * pool.fragments),
+                    # Fragments in threads of one worker, where its stage waits for a server.
+                    max_concurrent_calls_per_actor=pool.fragments,
+                    enable_true_multi_threading=pool.fragments > 1,
+                ),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,13 @@ class UgafError(Exception):
 
 class ConfigError(UgafError):
     """A setting that cannot be used, found before any work starts."""
+
+
+class StopRun(UgafError):  # noqa: N818  (it names what happens to the run)
+    """Raised inside a row's work when the fault is not the row's: a server that is gone, a key that is refused.
+
+    The run stops with this message. The rows in hand stay pending, so that no row is failed for it.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -41,9 +49,14 @@ def explain_validation(error: ValidationError, where: str, model: type[BaseModel
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
+    """The settings there are at a path, which may lead through mappings and lists of models."""
+    parts = iter(path)
+    for part in parts:
         field = model.model_fields.get(part)
         inner = field.annotation if field else None
+        if get_origin(inner) in (dict, list):
+            inner = get_args(inner)[-1]
+            next(parts, None)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

@@ -140,5 +140,5 @@ class Loader:
 
 
 def _reads(spec: StageSpec, pipeline: Pipeline) -> set[str]:
-    optional = {column for column in spec.cls.optional_reads if column in pipeline.providers}
-    return {column for column in {*spec.cls.reads, *optional, *spec.cls.refs} if column != "id"}
+    optional = {column for column in spec.optional_reads if column in pipeline.providers}
+    return {column for column in {*spec.reads, *optional, *spec.cls.refs} if column != "id"}

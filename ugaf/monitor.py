@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,7 @@ class BatchedJournal:
         self._every = every
         self._sent = time.monotonic()
         self._waiting: dict[str, tuple[Counter[str], float]] = {}
+        self._lock = threading.Lock()
 
     def enter(self, chain: str, fragment: str) -> Blame:
         return self._call("enter", chain, fragment)
@@ -98,17 +100,19 @@ class BatchedJournal:
         self._actor.leave.remote(chain, fragment)
 
     def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
-        total, spent = self._waiting.get(stage, (Counter(), 0.0))
-        total.update(counts)
-        self._waiting[stage] = (total, spent + seconds)
+        with self._lock:
+            total, spent = self._waiting.get(stage, (Counter(), 0.0))
+            total.update(counts)
+            self._waiting[stage] = (total, spent + seconds)
         if time.monotonic() - self._sent > self._every:
             self._flush()
 
     def _flush(self) -> None:
-        for stage, (counts, seconds) in self._waiting.items():
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+            self._sent = time.monotonic()
+        for stage, (counts, seconds) in waiting.items():
             self._actor.progress.remote(stage, dict(counts), seconds)
-        self._waiting = {}
-        self._sent = time.monotonic()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         import ray

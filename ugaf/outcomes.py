@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ugaf.columns import CHILDREN
 from ugaf.config import StageSpec
+from ugaf.errors import StopRun
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.stage import Failure, Outcome, Row, Stage
@@ -80,12 +81,17 @@ def verdicts_of(spec: StageSpec, rules: Sequence[Rule], records: Sequence[Mappin
 
 
 def call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
-    """The stage on a batch; if the batch as a whole raises, on each row by itself, so that only bad rows fail."""
+    """The stage on a batch; if the batch as a whole raises, on each row by itself, so that only bad rows fail.
+
+    Raises StopRun where the stage does: the fault is no row's.
+    """
     try:
         outcomes = list(stage(rows))
         if len(outcomes) == len(rows):
             return outcomes
         problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
+    except StopRun:
+        raise
     except (Exception, SystemExit) as error:
         problem = error
     if len(rows) == 1:

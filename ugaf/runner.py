@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,10 +20,12 @@ import yaml
 from ugaf import __version__, rules
 from ugaf.columns import SOURCES, Columns
 from ugaf.config import INGEST, Pipeline
-from ugaf.engine import RayEngine, cluster_address, run_inline
+from ugaf.engine import MakeTask, RayEngine, cluster_address, run_inline
 from ugaf.errors import ConfigError
 from ugaf.ingest import SourceRef, list_sources
-from ugaf.plan import Group, segments
+from ugaf.models.servers import ServerLink
+from ugaf.needs import install_hint
+from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.storage import Storage, ahead, parquet_bytes
 from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge_all
 from ugaf.versions import package_versions
@@ -73,22 +75,82 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
         notify(f"{added} new sources")
     found = survey(columns)
     save_record(columns, found.fits)
+    inline = pipeline.settings.engine.executor == "inline"
+    parts = restricted(pipeline, options)
     with ExitStack() as stack:
         engine: RayEngine | None = None
-        for groups in segments(pipeline):
+        servers: RunningServers | None = None
+        on_cluster = cluster_address(options.address) is not None
+        for number, groups in enumerate(parts):
             work = pending_work(pipeline, found, groups, options)
             if not work.fragments or not work.groups:
                 continue
-            make_task = _task_maker(columns, found.fits, options)
-            if pipeline.settings.engine.executor == "inline":
+            if servers is None:
+                _check_installed(pipeline, [group for part in parts[number:] for group in part], options)
+                if not inline:
+                    engine = stack.enter_context(RayEngine(options.address))
+                    engine.check(parts[number:], pipeline)
+                servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
+            running = servers_during(parts, number, pipeline.settings.engine.streaming)
+            servers.keep_only(running)
+            links = servers.need(servers_of(work.groups), on_ray=not inline)
+            make_task = _task_maker(columns, found.fits, options, links)
+            if engine is None:
                 run_inline(work.groups, make_task, work.fragments)
             else:
-                if engine is None:
-                    engine = stack.enter_context(RayEngine(options.address))
-                    engine.check(_restricted(pipeline, allowed), pipeline.settings.engine.workers)
-                engine.run(work.groups, make_task, work.fragments, pipeline.settings.engine.workers, progress)
+                engine.run(work.groups, make_task, work.fragments, pipeline, running, progress)
             found = survey(columns)
             save_record(columns, found.fits)
+
+
+class RunningServers:
+    """The model servers of a run: started when a segment needs them, stopped when they are in the way or of no use."""
+
+    def __init__(self, pipeline: Pipeline, on_cluster: bool, notify: Notify) -> None:
+        self._models = pipeline.settings.models
+        self._on_cluster = on_cluster
+        self._notify = notify
+        self._links: dict[str, ServerLink] = {}
+        self._started: list[tuple[set[str], ExitStack]] = []
+
+    def __enter__(self) -> RunningServers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep_only(())
+
+    def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
+        """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""
+        new = [name for name in names if name not in self._links]
+        if new:
+            from ugaf.models.servers.supervisor import start_servers
+
+            stack = ExitStack()
+            self._links.update(
+                stack.enter_context(
+                    start_servers(self._models, new, on_ray, self._notify, across_nodes=self._on_cluster)
+                )
+            )
+            self._started.append((set(new), stack))
+        return {name: self._links[name] for name in names}
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Stop the servers that were started together, if none of them is among these."""
+        for together, stack in [entry for entry in self._started if not entry[0].intersection(names)]:
+            stack.close()
+            self._started = [entry for entry in self._started if entry[1] is not stack]
+            for name in together:
+                del self._links[name]
+
+
+def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOptions) -> None:
+    """On this machine, that the libraries of the chosen models are there; a cluster's workers look for themselves."""
+    if cluster_address(options.address):
+        return
+    for name in (name for group in groups for name in group.stages if name != INGEST):
+        missing = pipeline.stage(name).needs.missing()
+        if missing:
+            raise ConfigError(f"{name}: {install_hint(missing)}")
 
 
 def survey(columns: Columns) -> Survey:
@@ -200,8 +262,9 @@ def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:
     return set(order[first : last + 1])
 
 
-def _restricted(pipeline: Pipeline, allowed: set[str]) -> list[list[Group]]:
-    """All segments with only the allowed stages."""
+def restricted(pipeline: Pipeline, options: RunOptions) -> list[list[Group]]:
+    """All segments with only the stages that were asked for."""
+    allowed = _allowed(pipeline, options)
     found = [[g for g in (_restrict(group, allowed) for group in groups) if g] for groups in segments(pipeline)]
     return [groups for groups in found if groups]
 
@@ -209,19 +272,21 @@ def _restricted(pipeline: Pipeline, allowed: set[str]) -> list[list[Group]]:
 def _from(group: Group, due: set[str]) -> Group | None:
     """The group without the chains that have nothing to do in any fragment."""
     chains = tuple(chain for chain in group.chains if due.intersection(chain))
-    return Group(chains, group.spec) if chains else None
+    return replace(group, chains=chains) if chains else None
 
 
 def _restrict(group: Group, allowed: set[str]) -> Group | None:
     """The group with only the allowed stages (a contiguous range of the pipeline)."""
     chains = tuple(tuple(name for name in chain if name in allowed) for chain in group.chains)
     chains = tuple(chain for chain in chains if chain)
-    return Group(chains, group.spec) if chains else None
+    return replace(group, chains=chains) if chains else None
 
 
-def _task_maker(columns: Columns, fits: Fits, options: RunOptions) -> Callable[[Group], Task]:
+def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mapping[str, ServerLink]) -> MakeTask:
     def make(group: Group) -> Task:
-        return Task(columns.storage.url, columns.pipeline, group.chains, fits, options.retry_failed)
+        url, names = columns.storage.url, servers_of([group])
+        servers = {name: links[name] for name in names}
+        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers)
 
     return make
 

@@ -17,9 +17,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import images
+from ugaf.errors import StopRun
+from ugaf.models import registry
+from ugaf.needs import Needs, together
 
 MESSAGE_CHARACTERS = 2000
 """An error's message is stored up to this length; libraries put whole documents into theirs."""
@@ -29,6 +32,12 @@ class Settings(BaseModel):
     """Base of every stage's settings: unknown names are errors, and nothing changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def operational(default: Any, **options: Any) -> Any:
+    """A pydantic field for how the work is done, not what comes out: it is in no fingerprint, so that changing it
+    (a batch size, a device, a time-out) computes nothing again."""
+    return Field(default, json_schema_extra={"operational": True}, **options)
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,9 @@ class Stage:
         batch_rows: how many rows a call gets at most (a setting: `resources.batch_rows`).
         own_pool: True when it runs in actors of its own rather than fused with its neighbours (models, servers).
         cpus, gpus: what one worker of its own pool reserves (settings: `resources.cpus`, `resources.gpus`).
+        lane_column: for a stage with `lanes`, the column that says which lane does a row.
+
+    What depends on the chosen settings (a model's GPU, a server) is said by `needs`, beside the attributes above.
     """
 
     version: ClassVar[int] = 1
@@ -156,6 +168,7 @@ class Stage:
     own_pool: ClassVar[bool] = False
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0
+    lane_column: ClassVar[str] = ""
 
     class Settings(Settings):
         """A stage without settings of its own."""
@@ -164,6 +177,28 @@ class Stage:
         self.name = name
         self.settings: Any = settings if settings is not None else type(self).Settings()
         self.seed = seed
+        self.servers: Mapping[str, Any] = {}
+        self.lane: str | None = None
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        """What the stage needs with these settings: that of the engines which they name."""
+        engines = registry.engines_in(settings)
+        return together(registry.needs(kind, spec) for kind, key, spec in engines if not (lane and key) or key == lane)
+
+    @classmethod
+    def lanes(cls, settings: Any) -> tuple[str, ...]:  # noqa: ARG003
+        """Names of parts of the stage that run in pools of their own, each on the rows whose `lane_column` names it.
+
+        For a stage that does the same with several models (two editors). Empty for a stage that is one pool. A row that
+        names no lane is given to the first one, which has to answer for it.
+        """
+        return ()
+
+    @classmethod
+    def offers(cls, settings: Any) -> Mapping[str, Sequence[str]]:  # noqa: ARG003
+        """Values that the stage may write into a column, where they are known: checked against the lanes of others."""
+        return {}
 
     def setup(self) -> None:
         """Called once in each worker before the first row: load models here."""
@@ -178,6 +213,8 @@ class Stage:
         for row in rows:
             try:
                 outcomes.append(self.process(row))
+            except StopRun:
+                raise
             except Exception as error:
                 outcomes.append(Failure.of(error))
         return outcomes

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import metadata
 
-PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "pillow", "pyarrow", "ray", "scikit-image", "scipy")
+PACKAGES = (
+    "numpy", "opencv-python-headless", "opencv-python", "pillow", "pyarrow", "ray", "scikit-image", "scipy",
+    "openai", "torch", "transformers", "diffusers", "ultralytics", "vllm",
+)  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:

@@ -24,9 +24,11 @@ from ugaf.columns import CHILDREN, REFS, Columns, heavy_columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import UgafError
 from ugaf.loader import Entry, Loader, by_base
+from ugaf.models.servers import Servers
 from ugaf.outcomes import as_table, call, checked, children_of, died, misfit, onward, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
+from ugaf.turns import Turns
 from ugaf.verdicts import FAILED, KEPT, NAMES, Fits, Given, judge, load_sources
 
 PHOTOGRAPHS = 32
@@ -67,6 +69,8 @@ class Task:
 
     chains: stages (by name; "ingest" may be the first) that run together, one chain after the other in the fragment.
     retry_failed: rows that failed before are done again.
+    lane: the lane of the (only) stage that this worker runs, see `Stage.lanes`.
+    servers: where the model servers are that its stages name.
     """
 
     url: str
@@ -74,25 +78,30 @@ class Task:
     chains: tuple[tuple[str, ...], ...]
     fits: Fits
     retry_failed: bool = False
+    lane: str | None = None
+    servers: Servers = field(default_factory=dict)
 
 
 class StageWorker:
-    """Sets its stages up once, then runs fragment after fragment."""
+    """Sets its stages up once, then runs fragment after fragment; several at once if it is called from threads."""
 
     def __init__(self, task: Task, journal: Journal) -> None:
         _one_thread()
         self.task = task
         self.journal = journal
         self.columns = Columns(Storage(task.url), task.pipeline)
+        self.turns = Turns()
         self.stages: dict[str, Stage] = {}
         for name in (name for chain in task.chains for name in chain if name != INGEST):
-            self.stages[name] = task.pipeline.stage(name).build(task.pipeline.settings.seed)
+            spec = task.pipeline.stage(name)
+            servers = {key: task.servers[key] for key in spec.demand(task.lane).servers}
+            self.stages[name] = spec.build(task.pipeline.settings.seed, servers, task.lane)
             self.stages[name].setup()
 
     def run(self, fragment: str, skip: Sequence[str] = ()) -> None:
         """Do all that is pending in this fragment for the worker's chains."""
         for chain in self.task.chains:
-            name = "+".join(chain)
+            name = _journal_name(chain, self.task.lane)
             blame = self.journal.enter(name, fragment)
             self._stop_if_hopeless(fragment, blame)
             if chain == (INGEST,):
@@ -125,6 +134,7 @@ class _Buffer:
         self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
         self.bytes = 0
         self.limit = columns.pipeline.settings.engine.flush_mb << 20
+        self.seconds_limit = columns.pipeline.settings.engine.flush_s
 
     def add(self, stage: str, rows: Sequence[dict[str, Any]], seconds: float) -> None:
         self.rows[stage].extend(rows)
@@ -132,7 +142,7 @@ class _Buffer:
         self.bytes += sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes))
 
     def flush(self, force: bool = False) -> None:
-        if not force and self.bytes < self.limit:
+        if not force and self.bytes < self.limit and max(self.seconds.values()) < self.seconds_limit:
             return
         for stage, rows in self.rows.items():
             if rows:
@@ -217,6 +227,7 @@ class _ChainRun:
         self.pipeline = worker.task.pipeline
         self.columns = worker.columns
         self.chain = chain
+        self.journal_name = _journal_name(chain, worker.task.lane)
         self.fragment = fragment
         self.blame = blame
         self.specs = [self.pipeline.stage(name) for name in chain]
@@ -236,14 +247,18 @@ class _ChainRun:
         suspects = self.blame.suspects
         for together in by_base([e for e in entries if e.base not in suspects], JOURNALLED):
             ids = sorted({entry.base for entry in together})
-            self.worker.journal.begin("+".join(self.chain), self.fragment, "", ids)
+            self.worker.journal.begin(self.journal_name, self.fragment, "", ids)
             parts = -(-len(ids) // self._photographs(together))
             for batch in by_base(together, -(-len(ids) // parts)):
-                self._batch(batch, alone=False)
+                with self.worker.turns.shared():
+                    self._batch(batch, alone=False)
         self.buffer.flush(force=True)
         for batch in by_base([e for e in entries if e.base in suspects], 1):
-            self._batch(batch, alone=True)
-            self.buffer.flush(force=True)
+            with self.worker.turns.alone():
+                self._batch(batch, alone=True)
+                self.buffer.flush(force=True)
+                # Until its next turn this thread holds nothing: a death in another fragment is not this row's.
+                self.worker.journal.begin(self.journal_name, self.fragment, "", [batch[0].base])
         return self.met_stored
 
     def _photographs(self, entries: Sequence[Entry]) -> int:
@@ -253,19 +268,38 @@ class _ChainRun:
         largest = max((size["width"] or 1) * (size["height"] or 1) for size in sizes.values())
         budget = PIXELS // 4 if any(spec.level == "edit" or spec.cls.fans_out for spec in self.specs) else PIXELS
         fitting = max(1, min(PHOTOGRAPHS, budget // largest))
-        return max(fitting, self.specs[0].batch_rows) if self.specs[0].own_pool else fitting
+        spec = self.specs[0]
+        if not spec.own_pool:
+            return fitting
+        # Edits share their photograph: as many photographs as hold one batch of them.
+        rows_each = len(entries) / len(sizes) if spec.level == "edit" else 1
+        return max(fitting, round(spec.batch_rows / rows_each), 1)
 
     def _entries(self) -> Iterator[Entry]:
         """Every row that some stage of the chain has to do, at the first such stage."""
         for position, spec in enumerate(self.specs):
             given = self.verdicts[spec.name]
-            for number in np.flatnonzero((given.index < 0) | self._again(given.code)):
+            numbers = np.flatnonzero((given.index < 0) | self._again(given.code))
+            others = self._of_other_lanes(spec, [given.ids[number] for number in numbers])
+            for number in numbers:
                 key = given.ids[number]
-                if (spec.name, key) in self.done:
+                if (spec.name, key) in self.done or key in others:
                     continue
                 if given.index[number] >= 0:
                     self.attempts[spec.name, key] = 1
                 yield Entry(key, self.verdicts.parents.get(key, key), position)
+
+    def _of_other_lanes(self, spec: StageSpec, ids: Sequence[str]) -> set[str]:
+        """The rows that another lane does. A row that names no lane is the first one's."""
+        mine = self.worker.task.lane
+        if mine is None or not ids:
+            return set()
+        column, lanes = spec.cls.lane_column, list(spec.lanes)
+        parents = self.verdicts.parents if self.pipeline.is_base_column(column) else {}
+        owners = {key: parents.get(key, key) for key in ids}
+        values = self.loader.values.of([column], sorted(set(owners.values())))
+        named = {key: values[owner][column] for key, owner in owners.items()}
+        return {key for key, lane in named.items() if (lane if lane in spec.lanes else lanes[0]) != mine}
 
     def _again(self, code: np.ndarray) -> np.ndarray:
         return (code == FAILED) & self.worker.task.retry_failed
@@ -276,7 +310,7 @@ class _ChainRun:
             if self.blame.deaths.get((LOADING, entries[0].base), 0) >= self.pipeline.settings.engine.row_crashes:
                 self._give_up(entries)
                 return
-            self.worker.journal.begin("+".join(self.chain), self.fragment, LOADING, [entries[0].base])
+            self.worker.journal.begin(self.journal_name, self.fragment, LOADING, [entries[0].base])
         self.loader.load(entries)
         flowing: list[Row] = []
         for position, spec in enumerate(self.specs):
@@ -326,7 +360,7 @@ class _ChainRun:
     def _alone(self, stage: Stage, row: Row) -> list[Outcome]:
         if self.blame.deaths.get((stage.name, row.id), 0) >= self.pipeline.settings.engine.row_crashes:
             return [died()]
-        self.worker.journal.begin("+".join(self.chain), self.fragment, stage.name, [row.id])
+        self.worker.journal.begin(self.journal_name, self.fragment, stage.name, [row.id])
         return list(call(stage, [row]))
 
     def _records(self, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -356,6 +390,10 @@ class _ChainRun:
         except (TypeError, ValueError, KeyError) as error:
             return record | {"error": misfit(error)}
         return record | columns
+
+
+def _journal_name(chain: Sequence[str], lane: str | None) -> str:
+    return "+".join(chain) + (f"[{lane}]" if lane else "")
 
 
 def _one_thread() -> None:

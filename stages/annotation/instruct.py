@@ -1,46 +1,54 @@
 """Chooses edits for a photograph and says them: one photograph in, several (task, object, instruction) out.
 
 FineEdit (section 3.1, "Data Annotation") lets a vision-language model write instructions from the box-annotated image.
-Here *what* is asked and *how it is said* are apart: `ugaf.wording.asks` finds the edits that the photograph
-allows, sampling proportions them over the tasks, and a writer puts each into words, so that instruction, box and the
-editor's parameters cannot disagree.
+Sampling proportions the edits over the tasks; who says them, a setting tells:
+
+- A `Writer` (templates) only puts into words. *What* is asked is apart: `ugaf.wording.asks` finds the edits that the
+  photograph allows, so that instruction, box and the editor's parameters cannot disagree.
+- A `Composer` (vlm) looks at the photograph itself. `ugaf.wording.layout` chooses the task and marks the object; the
+  model decides what to ask for, and may decline.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from ugaf import images, stage
-from ugaf.errors import nearest
+from ugaf import stage
+from ugaf.errors import StopRun, nearest
 from ugaf.models import registry
 from ugaf.stage import Failure, Outcome, Row
-from ugaf.wording import asks, colours, naming, params, sampling
-from ugaf.wording.asks import Ask, Donor, Options
-from ugaf.wording.scene import MAX_JOINED, SIDE, SURE, Scene, Thing, borders_touched, joined_outlines
+from ugaf.wording import asks, layout, sampling
+from ugaf.wording.asks import Ask, Options
+from ugaf.wording.composing import Assignment, Brief, Composed, Composer
+from ugaf.wording.donors import Donors
+from ugaf.wording.scene import SIDE, Scene
 from ugaf.wording.writer import REGISTERS, Writer, WriteRequest, Written
-
-DONOR_SIDE = 256
-"""Longer side, pixels, at which a donor's picture is read for its colour."""
 
 DEFAULT_TASKS: dict[str, float] = {
     "recolor": 14, "remove": 12, "add": 12, "replace": 10, "style": 9, "material": 9, "background": 9, "tone": 7,
     "text": 7, "restore": 5, "hybrid": 6,
 }  # fmt: skip
+"""Of a writer that says nothing else in `tasks`."""
 
 
 class Instruct(stage.Stage):
-    """Writes one row for each edit; `params` is checked by `ugaf.wording.params`."""
+    """Writes one row for each edit. A Writer's `params` are checked by `ugaf.wording.params`.
 
-    version = 3
+    Of a Composer's requests, one that fails costs no other: the photograph's edits say how many did
+    (`writer_failed`), how many the model turned down (`writer_declined`), and what was said of both
+    (`writer_notes`). The photograph itself is failed only if no edit came and a request failed; no edit was possible
+    only if the model turned every one down. A request's tokens are split over its edits so that they add up; what a
+    declined one took is split over all edits of its photograph.
+    """
+
+    version = 4
     reads = ("image", "width", "height", "objects")
     # A donor's `image` is read for its colour: the instruction has to say what is put in.
     peers = ("objects", "image", "width", "height")
@@ -48,6 +56,7 @@ class Instruct(stage.Stage):
         [
             ("task", pa.string()),
             ("instruction", pa.string()),
+            ("instruction_cn", pa.string()),
             ("register", pa.string()),
             ("boxes", pa.list_(pa.list_(pa.int32()))),
             ("target", pa.string()),
@@ -55,6 +64,12 @@ class Instruct(stage.Stage):
             ("params", pa.string()),
             ("donor", pa.string()),
             ("writer", pa.string()),
+            ("writer_tokens_in", pa.int32()),
+            ("writer_tokens_out", pa.int32()),
+            ("writer_thinking", pa.string()),
+            ("writer_failed", pa.int32()),
+            ("writer_declined", pa.int32()),
+            ("writer_notes", pa.string()),
         ]
     )
     fans_out = True
@@ -62,12 +77,17 @@ class Instruct(stage.Stage):
     seeded = True
 
     class Settings(stage.Settings):
+        # Before `tasks`, which is checked against what it offers.
+        writer: registry.WriterSpec = Field(
+            {"engine": "templates"}, description="Who writes the instructions, and its options."
+        )
         edits_per_image: int = Field(
             4, ge=1, le=64, description="Edits asked of each photograph, as far as its objects allow."
         )
         tasks: dict[str, float] = Field(
-            DEFAULT_TASKS,
-            description="Weight of each task; the shares hold over the whole set. Tasks left out get none.",
+            {},
+            description="Weight of each task; the shares hold over the whole set. Tasks left out get none; {} takes "
+            "the writer's own weights.",
         )
         registers: dict[str, float] = Field(
             {"detailed": 4, "concise": 4, "user": 2}, description="Weight of each register: detailed, concise, user."
@@ -75,29 +95,110 @@ class Instruct(stage.Stage):
         engines: dict[str, float] = Field(
             {"templates": 1}, description="Weight of each generation engine that the edits are given to."
         )
-        writer: dict[str, Any] = Field(
-            {"engine": "templates"}, validate_default=True, description="Who words the instructions, and its options."
-        )
 
         @field_validator("tasks", "registers", "engines")
         @classmethod
         def _weights(cls, value: dict[str, float], info: Any) -> dict[str, float]:
-            known = {"tasks": params.TASKS, "registers": REGISTERS}.get(info.field_name)
-            return _checked_weights(value, known)
-
-        @field_validator("writer")
-        @classmethod
-        def _known_writer(cls, value: dict[str, Any]) -> dict[str, Any]:
-            return registry.check("writer", value)
+            if info.field_name != "tasks":
+                return _checked_weights(value, REGISTERS if info.field_name == "registers" else None)
+            if "writer" not in info.data:  # it was wrong, which is told already
+                return value
+            offered = _offered(info.data["writer"])
+            return _checked_weights(value or offered, tuple(offered))
 
     settings: Settings
 
+    @classmethod
+    def offers(cls, settings: Any) -> Mapping[str, Sequence[str]]:
+        return {"engine": [name for name, weight in settings.engines.items() if weight > 0]}
+
     def setup(self) -> None:
-        self.writer: Writer = registry.build("writer", self.settings.writer)
-        self._donor_photos: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._fragment: _Fragment | None = None
+        self.writer: Writer | Composer = registry.build("writer", self.settings.writer, self.servers)
+        self._donors = Donors()
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
+        if not isinstance(self.writer, Composer):
+            return super().__call__(rows)
+        outcomes: list[Outcome] = [[] for _ in rows]
+        asked: dict[int, Assignment] = {}
+        for number, row in enumerate(rows):
+            try:
+                assignment = self._assignment(row, self.writer.instructions_per_request)
+            except StopRun:
+                raise
+            except Exception as error:
+                outcomes[number] = Failure.of(error)
+            else:
+                if assignment.briefs:
+                    asked[number] = assignment
+        composed = self.writer.compose(list(asked.values())) if asked else []
+        for (number, assignment), answers in zip(asked.items(), composed, strict=True):
+            outcomes[number] = self._composed(rows[number], assignment, answers)
+        return outcomes
+
+    def _assignment(self, row: Row, each: int) -> Assignment:
+        """What a Composer is asked about a photograph."""
+        places = layout.Layout(row.id, (row["width"], row["height"]), row["objects"])
+        settings, rng = self.settings, self.rng(row, "wording")
+        plans = layout.choose(places, settings.tasks, settings.edits_per_image, each, self.rng(row, "choice"))
+        briefs = []
+        for plan, number in plans:
+            registers = tuple(sampling.choose(settings.registers, rng) for _ in range(number))
+            briefs.append(Brief(plan, registers, int(rng.integers(2**31))))
+        return Assignment(row["image"], places, row.get("caption") or "", tuple(briefs))
+
+    def _composed(self, row: Row, assignment: Assignment, answers: Sequence[Composed | Failure]) -> Outcome:
+        """A photograph's edits, from the answers to its briefs."""
+        rng = self.rng(row, "engines")
+        notes, failures, declined = [], [], []
+        groups: list[tuple[Composed, list[dict[str, Any]]]] = []
+        seen: set[tuple[str, str, str]] = set()
+        for brief, answer in zip(assignment.briefs, answers, strict=True):
+            engines = [sampling.choose(self.settings.engines, rng) for _ in brief.registers]
+            if isinstance(answer, Failure):
+                failures.append(answer)
+                notes.append(f"{_named(brief)} failed: {answer}")
+                continue
+            if not answer.edits:
+                declined.append(answer)
+                notes.append(f"{_named(brief)} declined: {answer.declined}")
+            children = [
+                self._composed_child(brief, number, answer, engine)
+                for number, (_, engine) in enumerate(zip(answer.edits, engines, strict=False))
+            ]
+            keys = [(str(child["boxes"]), child["instruction"], child["engine"]) for child in children]
+            new = [child for child, key in zip(children, keys, strict=True) if key not in seen]
+            seen.update(keys)
+            groups.append((answer, new))
+        every = [child for _, children in groups for child in children]
+        if not every:
+            return _together(failures) if failures else []
+        _share_tokens(groups, every)
+        told = {
+            "writer_failed": len(failures),
+            "writer_declined": len(declined),
+            "writer_notes": "\n".join(notes) or None,
+        }
+        return [{**child, **told} for child in every]
+
+    def _composed_child(self, brief: Brief, number: int, answer: Composed, engine: str) -> dict[str, Any]:
+        edit = answer.edits[number]
+        assert isinstance(self.writer, Composer)
+        return {
+            **dict.fromkeys(self.writes.names),
+            "task": brief.plan.task,
+            "instruction": edit.instruction,
+            "instruction_cn": edit.instruction_cn,
+            "register": brief.registers[number],
+            "boxes": [list(box) for box in brief.plan.boxes],
+            "target": edit.target,
+            "engine": engine,
+            "writer": self.writer.writer,
+        }
 
     def process(self, row: Row) -> Outcome:
+        if isinstance(self.writer, Composer):
+            return self([row])[0]
         scene = self.scene(row)
         chosen = self._choose(scene, row)
         if not chosen:
@@ -124,6 +225,7 @@ class Instruct(stage.Stage):
     def _child(self, request: WriteRequest, written: Written, engine: str) -> dict[str, Any]:
         ask = request.ask
         return {
+            **dict.fromkeys(self.writes.names),
             "task": ask.task,
             "instruction": written.instruction,
             "register": request.register,
@@ -139,7 +241,9 @@ class Instruct(stage.Stage):
         """The edits of one photograph: different tasks as far as the weights allow, spread over its objects."""
         wanted = self.settings.edits_per_image
         weights = self.settings.tasks
-        options = Options(scene, functools.cache(lambda position: self._donor(scene.things[position], row)))
+        options = Options(
+            scene, functools.cache(lambda position: self._donors.find(scene.things[position], row, self.seed))
+        )
         positive = sum(1 for weight in weights.values() if weight > 0)
         at_most = -(-wanted // positive)
         capacity = {task: min(n, at_most) for task, n in options.capacity.items()}
@@ -154,92 +258,41 @@ class Instruct(stage.Stage):
                 free.remove(slot)
                 ask = asks.make(task, slot, options, rng)
                 used.extend(thing.position for thing in ask.targets)
-                chosen.append(self._with_donor_described(ask, row))
+                chosen.append(self._donors.described(ask, row))
         return chosen
 
-    def _donor(self, target: Thing, row: Row) -> Donor | None:
-        """An object of another photograph of the fragment for the target's place, not yet described."""
-        if self._fragment is None or self._fragment.peers is not row.peers:
-            self._fragment = _Fragment(row.peers)
-        for peer, position in self._fragment.donors(target, row.id, self.seed):
-            if self._fragment.is_whole(peer, position):
-                return Donor(peer.id, position)
-        return None
 
-    def _with_donor_described(self, ask: Ask, row: Row) -> Ask:
-        if ask.donor is None:
-            return ask
-        donor = ask.donor
-        peer = next(peer for peer in row.peers if peer.id == donor.id)
-        found = peer["objects"][donor.position]
-        photo = self._donor_photo(peer)
-        mask = images.decode_mask(found["mask"])
-        size = (peer["width"], peer["height"])
-        facts = naming.facts(
-            donor.position, found["box"], found.get("label"), mask, photo, size, colours.name_indices(photo)
-        )
-        return replace(ask, donor=replace(donor, facts=facts))
-
-    def _donor_photo(self, peer: Row) -> np.ndarray:
-        """The donor's picture, small; the last ones are kept, for many rows of a fragment share a donor."""
-        if peer.id not in self._donor_photos:
-            self._donor_photos[peer.id] = images.decode(peer["image"], DONOR_SIDE)
-            while len(self._donor_photos) > 32:
-                self._donor_photos.popitem(last=False)
-        return self._donor_photos[peer.id]
+def _share_tokens(groups: Sequence[tuple[Composed, Sequence[dict[str, Any]]]], every: list[dict[str, Any]]) -> None:
+    """Write each request's tokens and thinking onto its edits; those of a request without edits onto all."""
+    for child in every:
+        child["writer_tokens_in"] = child["writer_tokens_out"] = 0
+    for answer, children in groups:
+        bearing = children or every
+        for column, total in (("writer_tokens_in", answer.tokens_in), ("writer_tokens_out", answer.tokens_out)):
+            share, rest = divmod(total, len(bearing))
+            for number, child in enumerate(bearing):
+                child[column] += share + (number < rest)
+        if children:
+            children[0]["writer_thinking"] = answer.thinking or None
 
 
-class _Fragment:
-    """All objects of a fragment's photographs as arrays, so that a donor is looked for in microseconds.
+def _together(failures: Sequence[Failure]) -> Failure:
+    """The failure of a photograph of which no request brought an edit."""
+    said = list(dict.fromkeys(failure.message for failure in failures))
+    if len(said) == 1:
+        return failures[0]
+    return Failure(failures[0].type, f"{len(failures)} requests failed: {'; '.join(said)}")
 
-    where: int (n, 2): position in the peers, position in its objects. sides: int (n, 2): width and height of the box,
-    pixels. free: bool (n,): has a mask, and touches at most one border.
-    """
 
-    def __init__(self, peers: Sequence[Row]) -> None:
-        self.peers = peers
-        where: list[tuple[int, int]] = []
-        sides: list[tuple[int, int]] = []
-        free: list[bool] = []
-        for i, peer in enumerate(peers):
-            size = (peer["width"], peer["height"])
-            for k, found in enumerate(peer["objects"] or ()):
-                x1, y1, x2, y2 = found["box"]
-                where.append((i, k))
-                sides.append((x2 - x1, y2 - y1))
-                free.append(bool(found.get("mask")) and borders_touched((x1, y1, x2, y2), size) <= 1)
-        self.where = np.array(where, dtype=int).reshape(-1, 2)
-        self.sides = np.array(sides, dtype=float).reshape(-1, 2)
-        self.free = np.array(free, dtype=bool)
-        self._joined: dict[str, list[float]] = {}
-        self._ranked: tuple[str, int] | None = None
-        self._ranks_of = np.zeros(len(peers))
+def _named(brief: Brief) -> str:
+    """ "recolor of the dog", for notes."""
+    labels = [target.label or f"object {target.position}" for target in brief.plan.targets]
+    return f"{brief.plan.task} of {' and '.join(labels)}" if labels else brief.plan.task
 
-    def donors(self, target: Thing, own: str, seed: int) -> Iterator[tuple[Row, int]]:
-        """Objects of other photographs that fit in the target's place, the highest rendezvous hash first."""
-        x1, y1, x2, y2 = target.box
-        ranks = self._ranks(own, seed)
-        fits = self.free & asks.fits(self.sides, (x2 - x1, y2 - y1)) & (ranks > 0)[self.where[:, 0]]
-        found = self.where[fits]
-        for i, k in found[np.lexsort((found[:, 1], -ranks[found[:, 0]]))]:
-            yield self.peers[i], int(k)
 
-    def is_whole(self, peer: Row, position: int) -> bool:
-        """Whether an object can stand alone: surely one, with a plausible outline, and not a part of another."""
-        if peer.id not in self._joined:
-            self._joined[peer.id] = joined_outlines(peer["objects"], (peer["width"], peer["height"]))
-        found = peer["objects"][position]
-        mask = images.decode_mask(found["mask"])
-        sure = bool(found.get("label")) or (found.get("score") or 0.0) >= SURE
-        alone = self._joined[peer.id][position] <= MAX_JOINED
-        return sure and alone and bool(mask.size) and asks.is_outline(float(mask.mean()))
-
-    def _ranks(self, own: str, seed: int) -> np.ndarray:
-        """Rank of each photograph as the donor of `own`, float in (0, 1]; 0 for itself."""
-        if self._ranked != (own, seed):
-            ranks = [0.0 if peer.id == own else asks.rank(seed, own, peer.id) for peer in self.peers]
-            self._ranked, self._ranks_of = (own, seed), np.array(ranks)
-        return self._ranks_of
+def _offered(spec: Mapping[str, Any]) -> dict[str, float]:
+    """The tasks that a writer offers, with its own weights."""
+    return dict(getattr(registry.engine_class("writer", spec), "tasks", DEFAULT_TASKS))
 
 
 def _draw(options: list[Hashable], weights: list[float], rng: np.random.Generator) -> Hashable:

@@ -1,35 +1,39 @@
 """Refinement 3: was it done, and was the rest left alone? (FineEdit, arXiv 2604.10954, sec. 3: two-scale verification.)
 
-The paper asks a vision-language model; the embedded verifier "rules" asks measurements (`ugaf.verification`) and says
-so in the column `verifier`. It cannot read meaning: whether the pasted thing is a plausible cat is beyond it.
+The paper asks a vision-language model: engine "vlm". The embedded verifier "rules" asks measurements
+(`ugaf.verification`) and cannot read meaning. Which of them it was says the column `verifier`. Fidelity outside the
+target is measured for both.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from ugaf import boxes, images, quality, verification
+from ugaf import boxes, images, quality, stage
 from ugaf.boxes import Box
-from ugaf.registration import on_one_grid
-from ugaf.stage import Row, RowError, Stage
-from ugaf.verification import Evidence, Verdict, worst
+from ugaf.models import registry
+from ugaf.models.pairs import Pair, judged, prepare, resize_mask, scaled, unshared
+from ugaf.models.registry import VerifierSpec
+from ugaf.models.verifier import Case, Verification
+from ugaf.models.verifiers import GLOBAL_TASKS
+from ugaf.stage import Failure, Outcome, Row, Stage
 
 SIDE = 1024
 """Longer side, in pixels, at which pairs are compared."""
 
-GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
+DETAIL = 2048
+"""The same for crops of a target, which may be small."""
 
 
 class Verify(Stage):
-    """Global and local score, 1..5, each with the measurement that decided it."""
+    """Global and local score, 1..5, each with the reasons for it."""
 
-    version = 1
+    version = 2
     reads = ("image", "edited_image", "task", "boxes", "bbox_edit", "change_mask", "change_area", "shift_x", "shift_y")
     optional_reads = ("source_image", "params", "objects")
     writes = pa.schema(
@@ -41,114 +45,100 @@ class Verify(Stage):
             ("local_reason", pa.string()),
             ("background_psnr", pa.float64()),
             ("background_ssim", pa.float64()),
+            ("verifier_scores", pa.string()),
+            ("verifier_ratings", pa.string()),
+            ("verifier_tokens_in", pa.int32()),
+            ("verifier_tokens_out", pa.int32()),
+            ("verifier_thinking", pa.string()),
         ]
     )
     keep: ClassVar[dict[str, dict[str, Any]]] = {"global_score": {"min": 3.0}, "local_score": {"min": 3.0}}
 
-    def process(self, row: Row) -> dict[str, Any]:
-        evidence, factors = gather(row)
-        targets = [scaled(box, factors, evidence.shape) for box in row["boxes"] or ()]
-        params = parameters(row)
-        outside = background(evidence, targets or measured(row, factors, evidence.shape))
-        psnr = quality.psnr(evidence.source, evidence.edited, outside) if outside is not None else None
-        ssim = quality.ssim(evidence.source, evidence.edited, outside) if outside is not None else None
-        whole = self._global(row, evidence, targets, params, verification.background_kept(psnr, ssim))
-        crop = self._local(row, evidence, targets, params)
+    settings: Settings
+
+    class Settings(stage.Settings):
+        verifier: VerifierSpec = Field({"engine": "rules"}, description="who verifies the pairs, and its options")
+
+    def setup(self) -> None:
+        self.verifier = registry.build("verifier", self.settings.verifier, self.servers)
+        self.alone = self.needs(self.settings).own_pool
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
+        fidelity: dict[str, tuple[float | None, float | None]] = {}
+
+        def prepared(row: Row) -> Case:
+            # In a pool of its own no other stage wants the decoded images.
+            case = gather(unshared(row) if self.alone else row)
+            fidelity[row.id] = case.background_psnr, case.background_ssim
+            return case
+
+        answers = judged(rows, prepared, self.verifier.verify)
+        return [self._columns(answer, fidelity.get(row.id)) for row, answer in zip(rows, answers, strict=True)]
+
+    def _columns(self, answer: Verification | Failure, fidelity: tuple[float | None, float | None] | None) -> Outcome:
+        if isinstance(answer, Failure):
+            return answer
+        psnr, ssim = fidelity or (None, None)
         return {
-            "verifier": "rules",
-            "global_score": whole.score,
-            "local_score": crop.score,
-            "global_reason": whole.reason,
-            "local_reason": crop.reason,
+            "verifier": self.verifier.name,
+            "global_score": answer.whole.score,
+            "local_score": answer.local.score,
+            "global_reason": answer.whole.reason,
+            "local_reason": answer.local.reason,
             "background_psnr": psnr,
             "background_ssim": ssim,
+            "verifier_scores": answer.scores,
+            "verifier_ratings": answer.ratings,
+            "verifier_tokens_in": answer.tokens_in,
+            "verifier_tokens_out": answer.tokens_out,
+            "verifier_thinking": answer.thinking,
         }
 
-    def _global(
-        self, row: Row, evidence: Evidence, targets: list[Box], params: Mapping[str, Any], kept: Verdict
-    ) -> Verdict:
-        present = verification.change_present(row["change_area"])
-        if present.score is not None:
-            return present
-        task = row["task"]
-        if task == "tone" and "tone" in params:
-            return verification.tone(evidence, params["tone"])
-        if task == "restore" and "degradation" in params:
-            return verification.restored(evidence, params["degradation"])
-        if task == "background" and "object" in params:
-            return verification.background_changed(evidence, evidence.objects.get(int(params["object"])))
-        if not targets and task in GLOBAL_TASKS:
-            return Verdict(None, f"a {task} edit of the whole image without known parameters: no rule measures it")
-        return worst([kept, present])
 
-    def _local(self, row: Row, evidence: Evidence, targets: list[Box], params: Mapping[str, Any]) -> Verdict:
-        if not targets:
-            return Verdict(None, "no target box")
-        operations = params.get("operations")
-        if operations and len(operations) == len(targets):
-            pairs = zip(operations, targets, strict=True)
-            return worst([verification.local(evidence, op.get("task"), box, op) for op, box in pairs])
-        return worst([verification.local(evidence, row["task"], box, params) for box in targets])
+def gather(row: Row) -> Case:
+    """The row's pair on one grid, with what is known of it and its fidelity outside the target."""
+    pair = prepare(row, SIDE)
+    regions = list(pair.boxes) or measured(row, pair)
+    outside = background(pair.mask.shape[:2], regions)
+    psnr = quality.psnr(pair.source, pair.edited, outside) if outside is not None else None
+    ssim = quality.ssim(pair.source, pair.edited, outside) if outside is not None else None
+    larger = max(row.source().shape[:2]) > SIDE
+
+    def detail() -> Pair:
+        return prepare(row, DETAIL) if larger else pair
+
+    return Case(pair, detail, row["change_area"], row.get("params"), object_masks(row, pair), psnr, ssim)
 
 
-def gather(row: Row) -> tuple[Evidence, tuple[float, float]]:
-    """The row's pair on one grid with its masks, and the factors (x, y) from source pixels to that grid."""
-    source = row.source()
-    height, width = source.shape[:2]
-    changed = images.decode_mask(row["change_mask"])
-    if changed.shape != (height, width):
-        size = f"{changed.shape[1]} x {changed.shape[0]}"
-        raise RowError(f"change_mask is {size}, the source {width} x {height}: run refinement.change_mask again")
-    before, after = on_one_grid(source, row.edited(), SIDE, shift=(row["shift_x"], row["shift_y"]))
-    shape = before.shape[:2]
-    factors = (shape[1] / width, shape[0] / height)
-    things = {}
-    for index, thing in enumerate(row.get("objects") or ()):
-        if thing.get("mask") is not None:
-            full = np.zeros((height, width), dtype=bool)
-            x1, y1, x2, y2 = thing["box"]
-            full[y1:y2, x1:x2] = images.decode_mask(thing["mask"])[: y2 - y1, : x2 - x1]
-            things[index] = resize_mask(full, shape)
-    return Evidence(before, after, resize_mask(changed, shape), things), factors
+def object_masks(row: Row, pair: Pair) -> Callable[[int], np.ndarray | None]:
+    """Looks an object's mask up by the object's index, on the pair's grid; None where there is no such mask."""
+
+    def mask_of(index: int) -> np.ndarray | None:
+        things = row.get("objects") or ()
+        if not 0 <= index < len(things) or things[index].get("mask") is None:
+            return None
+        full = np.zeros(row.source().shape[:2], dtype=bool)
+        x1, y1, x2, y2 = things[index]["box"]
+        full[y1:y2, x1:x2] = images.decode_mask(things[index]["mask"])[: y2 - y1, : x2 - x1]
+        return resize_mask(full, pair.mask.shape[:2])
+
+    return mask_of
 
 
-def parameters(row: Row) -> Mapping[str, Any]:
-    """The edit's parameters; empty for pairs from elsewhere. Raises RowError if the column holds no JSON object."""
-    text = row.get("params")
-    if not text:
-        return {}
-    try:
-        params = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RowError(f"params is not JSON ({error}): {text[:80]!r}") from error
-    if not isinstance(params, dict):
-        raise RowError(f"params is not a JSON object: {text[:80]!r}")
-    return params
-
-
-def background(evidence: Evidence, regions: list[Box]) -> np.ndarray | None:
+def background(shape: tuple[int, ...], regions: list[Box]) -> np.ndarray | None:
     """Everything outside the regions, which are grown by 2 % of their longer side; None without regions."""
     if not regions:
         return None
-    height, width = evidence.shape
+    height, width = shape
     return ~boxes.to_mask([boxes.grow(box, 0.02, width, height) for box in regions], height, width)
 
 
-def measured(row: Row, factors: tuple[float, float], shape: tuple[int, int]) -> list[Box]:
+def measured(row: Row, pair: Pair) -> list[Box]:
     """The measured box of a pair from elsewhere that names no target, where it covers less than half of the image."""
     box = row["bbox_edit"]
     if not box or row["task"] in GLOBAL_TASKS:
         return []
-    region = scaled(box, factors, shape)
-    return [region] if boxes.area(region) < 0.5 * shape[0] * shape[1] else []
-
-
-def scaled(box: Any, factors: tuple[float, float], shape: tuple[int, int]) -> Box:
-    fx, fy = factors
-    return boxes.clip((box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy), shape[1], shape[0])
-
-
-def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if mask.shape == shape:
-        return mask
-    return cv2.resize(mask.astype(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
+    source = row.source()
+    height, width = pair.mask.shape[:2]
+    region = scaled(box, (source.shape[1], source.shape[0]), (height, width))
+    return [region] if boxes.area(region) < 0.5 * height * width else []

@@ -1,7 +1,8 @@
 """Editor: from a photograph, an instruction and a target to an edited pair.
 
 An editor takes a batch of requests and answers each with an `Edit` or a `Failure`, in order. Engines that work from
-the instruction alone (diffusion models) read `instruction` and `boxes`; the embedded `templates` engine reads `params`.
+the instruction alone (diffusion models) read `instruction` and `boxes`, by way of `ugaf.models.placement`; the embedded
+`templates` engine reads `params`.
 """
 
 from __future__ import annotations
@@ -63,11 +64,14 @@ class Edit:
 
     source: None where the photograph itself is the pair's source. edited: None where the photograph is its target.
     mask: bool (height, width), True where source and edited may differ; None where they may differ anywhere.
+    way: how the target box was told to a model ("words", "crop", "inpaint", "whole": see `ugaf.models.placement`); None
+    for an editor that needs no telling.
     """
 
     source: np.ndarray | None
     edited: np.ndarray | None
     mask: np.ndarray | None
+    way: str | None = None
 
 
 class Editor(Protocol):
@@ -77,5 +81,8 @@ class Editor(Protocol):
     version: int
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Edit | Failure]:
-        """One answer a request, in order; a request that fails costs no other."""
+        """One answer a request, in order; a request that fails costs no other.
+
+        Raises StopRun where the fault is no request's own: a server that is gone.
+        """
         ...

@@ -6,13 +6,14 @@ plausibility, anatomy or meaning. Its `quality` is comparable within a run, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from ugaf import quality
-from ugaf.models.scorer import Pair
+from ugaf.errors import StopRun
+from ugaf.models.scorer import Pair, Scores
 from ugaf.stage import Failure
 
 SMOOTH_TASKS = frozenset({"style", "background", "tone"})
@@ -42,16 +43,18 @@ class MeasureScorer:
     def __init__(self, settings: MeasureScorer.Settings | None = None) -> None:
         self.settings = settings or MeasureScorer.Settings()
 
-    def score(self, pairs: Sequence[Pair]) -> list[Mapping[str, float] | Failure]:
-        results: list[Mapping[str, float] | Failure] = []
+    def score(self, pairs: Iterable[Pair]) -> list[Scores | Failure]:
+        results: list[Scores | Failure] = []
         for pair in pairs:
             try:
                 results.append(self._one(pair))
+            except StopRun:
+                raise
             except Exception as error:
                 results.append(Failure.of(error))
         return results
 
-    def _one(self, pair: Pair) -> Mapping[str, float]:
+    def _one(self, pair: Pair) -> Scores:
         before, after = quality.lightness(pair.source), quality.lightness(pair.edited)
         flaws = quality.artifacts(pair.source, pair.edited, (before, after), pair.mask)
         seamless = pair.task in SEAMLESS_TASKS or pair.mask.mean() > 0.9

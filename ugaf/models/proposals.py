@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ugaf import boxes
 from ugaf.boxes import Box
 from ugaf.models import object_masks, region_trees, segmentation
-from ugaf.models.detector import Detection
+from ugaf.models.detector import Detection, DetectQuery, one_by_one
 from ugaf.models.segmentation import Regions
+from ugaf.stage import Failure
 
 FLOOR = 0.1
 """Regions scored lower are never reported."""
@@ -71,6 +72,7 @@ class ProposalDetector:
 
     name = "proposals"
     version = 2
+    labels = False
 
     class Settings(BaseModel):
         """Options of the engine `proposals`."""
@@ -95,9 +97,9 @@ class ProposalDetector:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or self.Settings()
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """For each RGB uint8 image (height, width, 3): its objects, best first."""
-        return [self._detect(image) for image in images]
+    def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
+        """For each photograph: its objects, best first."""
+        return one_by_one(lambda query: self._detect(query.photo()), queries)
 
     def _detect(self, image: np.ndarray) -> list[Detection]:
         longer = max(image.shape[:2])

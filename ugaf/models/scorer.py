@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
-
-from ugaf.boxes import Box
+from ugaf.models.pairs import Pair
 from ugaf.stage import Failure
 
+__all__ = ["Pair", "Scorer", "Scores"]
 
-@dataclass(frozen=True)
-class Pair:
-    """A pair to be scored.
-
-    Attributes:
-        source: RGB uint8 (height, width, 3).
-        edited: RGB uint8, registered to the source: the same shape, the same grid.
-        mask: bool (height, width), where the pair changed (`ugaf.change`).
-        instruction, task: what was asked for; "" and None if unknown.
-        boxes: target boxes in pixels of `source`; empty for a global edit or where unknown.
-    """
-
-    source: np.ndarray
-    edited: np.ndarray
-    mask: np.ndarray
-    instruction: str
-    task: str | None
-    boxes: tuple[Box, ...]
+Scores = Mapping[str, float | int | str | None]
+"""Columns of `refinement.score` by name; what is not named is null. `quality` (0..10, higher is better) always is."""
 
 
 class Scorer(Protocol):
     """Scores pairs.
 
-    `name` and `version` enter the rows and the fingerprint. `score` answers in order, a mapping of finite floats (or a
-    Failure) for each pair; it never makes a score up: what cannot be scored is a Failure. `quality` (0..10,
-    higher is better) is always among the names.
+    `name` enters the rows, `version` of the class the fingerprint. `score` answers in order, finite scores (or a
+    Failure) for each pair; it never makes a score up: what cannot be scored is a Failure. A pair is decoded when it is
+    taken from the iterable: take the next one when it is needed, and keep none.
     """
 
     name: str
     version: int
 
-    def score(self, pairs: Sequence[Pair]) -> list[Mapping[str, float] | Failure]: ...
+    def score(self, pairs: Iterable[Pair]) -> Sequence[Scores | Failure]: ...

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 LEVELS = ("image", "edit")
 VERDICT = ("id", "parent", "status", "stage", "reason")
-FREE_TEXT = frozenset({"instruction", "params", "caption", "donor", "global_reason", "local_reason", "screen_detail"})
+FREE_TEXT = frozenset(
+    {
+        "instruction", "instruction_cn", "params", "caption", "donor", "global_reason", "local_reason", "screen_detail",
+        "writer_notes", "writer_thinking", "screener_thinking", "verifier_thinking", "scorer_thinking",
+        "verifier_scores", "scorer_scores",
+    }
+)  # fmt: skip
 PHOTOGRAPH_SHARE = 6
 """Where a run has edits, photographs that are out get at most one place in six of the gallery."""
 

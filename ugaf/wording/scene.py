@@ -127,7 +127,9 @@ class Scene:
             mask = images.decode_mask(found["mask"]) if found.get("mask") else None
             fill = float(mask.mean()) if mask is not None and mask.size else None
             facts = naming.facts(position, box, found.get("label"), mask, self.photo, size, names)
-            measured.append((facts, float(found.get("score") or 0.0), fill, borders_touched(box, size)))
+            measured.append(
+                (facts, 1.0 if found.get("score") is None else float(found["score"]), fill, borders_touched(box, size))
+            )
         everything = [facts for facts, *_ in measured]
         joined = joined_outlines(self.objects, size)
         return [

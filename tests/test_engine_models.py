@@ -1,0 +1,308 @@
+"""What the engine does for stages that use models: lanes, waiting, stops, servers, fingerprints and the plan."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_stages import executions
+from engine_tools import counts, go, make_photos, pipeline, table
+
+from ugaf import cli, config
+from ugaf.errors import ConfigError, StopRun, UgafError
+from ugaf.plan import FitError, Machine, segments, size_pools
+from ugaf.turns import Turns
+from ugaf.view import RunView
+
+ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
+DETECT = "annotation.detect"
+ON_RAY = {"executor": "ray"}
+SERVED = {"detector": {"engine": "model_stages:ServedEngine", "server": "eyes"}}
+EYES = {"model": "org/eyes", "endpoints": ["http://127.0.0.1:9/v1"]}
+
+
+def built(stages: list[Any], **top: Any) -> config.Pipeline:
+    return pipeline([{"path": "sample://"}], "runs/none", stages, **top)
+
+
+def fingerprint(stages: list[Any], name: str, **top: Any) -> str:
+    return built(stages, **top).stage(name).fingerprint
+
+
+# Lanes
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_each_lane_does_its_own_rows_in_workers_of_its_own(tmp_path: Path, executor: str) -> None:
+    make_photos(tmp_path / "photos", 23)
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    stages = [ASSIGN, {LANES: {"trace": str(trace)}}]
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor}))
+    rows = table(view, "image", ["engine", "done_by", "process"])
+    assert len(rows) == 23
+    assert all(row["done_by"] == row["engine"] for row in rows.values())
+    assert len({row["engine"] for row in rows.values()}) == 2
+    by_lane = {lane: {r["process"] for r in rows.values() if r["done_by"] == lane} for lane in "ab"}
+    assert executor == "inline" or not by_lane["a"] & by_lane["b"]
+    assert Counter(executions(trace, "lanes")) == Counter(rows.keys())
+
+
+def test_a_row_that_names_no_lane_is_answered_for_by_the_first(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 24)
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", [{ASSIGN: {"names": ["a", "unknown", "b"]}}, LANES]))
+    stage = counts(view)[LANES]
+    lost = [r for r in table(view, "image", ["engine"]).values() if r["engine"] == "unknown"]
+    assert stage.failed == len(lost) > 0
+    assert stage.kept + stage.failed == 24
+    assert stage.pending == 0
+
+
+def test_an_editor_that_nobody_runs_is_refused_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"gives edits to 'bb', which is not .*Lanes; did you mean 'b'"):
+        built([{ASSIGN: {"names": ["a", "bb"]}}, LANES])
+    with pytest.raises(ConfigError, match="column 'engine', which no stage before it writes"):
+        built([LANES])
+    with pytest.raises(ConfigError, match="no editor 'c'"):
+        built([ASSIGN, {LANES: {"resources": {"workers": {"c": 2}}}}])
+
+
+def test_a_row_that_kills_a_lane_costs_no_other(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 12)
+    first = go(pipeline(tmp_path / "photos", tmp_path / "ids", [ASSIGN]))
+    victim = sorted(table(first, "image", ["engine"]))[4]
+    stages = [ASSIGN, {LANES: {"abort_id": victim}}]
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine=ON_RAY))
+    assert (counts(view)[LANES].kept, counts(view)[LANES].failed) == (11, 1)
+
+
+def test_workers_are_given_by_lane() -> None:
+    checked = built([ASSIGN, {LANES: {"resources": {"gpus": 1, "workers": {"b": 3}}}}])
+    pools = size_pools(segments(checked)[0], Machine(32, 8, 32, 8), None)
+    assert {p.group.lane: p.workers for p in pools if p.group.lane} == {"a": 5, "b": 3}
+
+
+# Waiting for servers
+
+
+def test_a_worker_that_waits_takes_several_fragments_at_once(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 30)
+    stages = [{WAITS: {"meet": 3}}]
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine=ON_RAY))
+    together = [row["together"] for row in table(view, "image", ["together"]).values()]
+    assert len(together) == 30
+    assert max(together) == 3
+
+
+def test_a_killer_among_rows_that_wait_together_is_found_and_costs_no_other(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 30)
+    first = go(pipeline(tmp_path / "photos", tmp_path / "ids", [ASSIGN]))
+    victim = sorted(table(first, "image", ["engine"]))[17]
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", [{WAITS: {"abort_id": victim}}], engine=ON_RAY))
+    assert (counts(view)[WAITS].kept, counts(view)[WAITS].failed) == (29, 1)
+    assert counts(view)[WAITS].errors == {"WorkerDied": 1}
+
+
+def test_alone_means_that_nobody_shares() -> None:
+    turns, inside, seen = Turns(), [], []
+
+    def share(number: int) -> None:
+        for _ in range(200):
+            with turns.shared():
+                inside.append(number)
+                inside.remove(number)
+
+    def alone() -> None:
+        for _ in range(100):
+            with turns.alone():
+                seen.append(len(inside))
+
+    threads = [threading.Thread(target=share, args=(n,)) for n in range(3)] + [threading.Thread(target=alone)]
+    threads += [threading.Thread(target=alone)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [0] * 200
+
+
+# A fault that is no row's
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path, executor: str) -> None:
+    make_photos(tmp_path / "photos", 12)
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    stages = [{STOPS: {"folder": str(trace)}}]
+    checked = pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor, "flush_s": 0})
+    with pytest.raises(UgafError, match="the server is gone"):
+        go(checked)
+    stage = counts(RunView(checked.output, checked))[STOPS]
+    assert stage.failed == 0
+    assert stage.kept >= 1
+    assert stage.kept + stage.pending == 12
+    (trace / "back").touch()
+    assert counts(go(checked))[STOPS].kept == 12
+
+
+def test_a_stop_is_not_taken_for_a_row_s_error() -> None:
+    from ugaf.outcomes import call
+    from ugaf.stage import Row, Stage
+
+    class Gone(Stage):
+        def process(self, row: Row) -> Any:  # noqa: ARG002
+            raise StopRun("gone")
+
+    for rows in ([Row("1", {})], [Row("1", {}), Row("2", {})]):
+        with pytest.raises(StopRun, match="gone"):
+            call(Gone("gone"), rows)
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_knows_the_model_and_the_prompts_but_not_how_they_are_run() -> None:
+    def of(options: dict[str, Any], eyes: dict[str, Any] = EYES) -> str:
+        detector = {"engine": "model_stages:ServedEngine", "server": "eyes", **options}
+        return fingerprint([{DETECT: {"detector": detector}}], DETECT, models={"eyes": eyes})
+
+    same = of({})
+    moved = {"endpoints": ["http://10.0.0.1:9/v1"], "in_flight": 3, "timeout_s": 5}
+    assert of({}, {**EYES, **moved}) == same
+    assert of({}, {"model": "org/eyes", "serve": "vllm", "replicas": 4}) == same
+    assert of({}, {**EYES, "model": "org/ears"}) != same
+    assert of({}, {**EYES, "revision": "abc"}) != same
+    assert of({"size": 2}) != same
+
+    def local(**options: Any) -> str:
+        return fingerprint([{DETECT: {"detector": {"engine": "model_stages:FakeEngine", **options}}}], DETECT)
+
+    assert local(device="cpu") == local(device="cuda")
+    assert local(prompt="see") != local()
+    two = {"first": EYES, "second": EYES}
+    by_name = [
+        fingerprint(
+            [{DETECT: {"detector": {"engine": "model_stages:ServedEngine", "server": name}}}], DETECT, models=two
+        )
+        for name in two
+    ]
+    assert by_name[0] == by_name[1]
+
+
+def test_a_server_that_is_not_there_is_named_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"annotation.detect: server 'eyes' is not among .*did you mean 'eye'"):
+        built([{DETECT: SERVED}], models={"eye": EYES})
+    with pytest.raises(ConfigError, match=r"pipeline.models.eyes.endpoint: unknown setting; did you mean 'endpoints'"):
+        built([{DETECT: SERVED}], models={"eyes": {**EYES, "endpoint": "x"}})
+    with pytest.raises(ConfigError, match="looks like a secret"):
+        built([{DETECT: SERVED}], models={"eyes": {"model": "m", "serve": "vllm", "env": {"HF_TOKEN": "x"}}})
+    with pytest.raises(ConfigError, match="must not hold a password"):
+        built([{DETECT: SERVED}], models={"eyes": {**EYES, "endpoints": ["http://me:secret@host/v1"]}})
+    with pytest.raises(ConfigError, match="say where it is"):
+        built([{DETECT: SERVED}], models={"eyes": {"model": "m"}})
+
+
+# The plan
+
+
+def test_without_a_gpu_the_plan_says_what_to_set() -> None:
+    checked = built([{DETECT: {"detector": {"engine": "model_stages:FakeEngine"}}}])
+    with pytest.raises(FitError, match=r"detect: each worker needs .* --set annotation.detect.detector.device"):
+        size_pools(segments(checked)[0], Machine(2, 0, 2, 0), None)
+
+
+def test_without_streaming_each_model_has_the_gpus_to_itself() -> None:
+    stages = [
+        {DETECT: {"resources": {"gpus": 1}}},
+        "annotation.instruct",
+        {"generation.edit": {"resources": {"gpus": 1}}},
+    ]
+    laptop = Machine(8, 1, 8, 1)
+    together = segments(built(stages))
+    assert len(together) == 1
+    with pytest.raises(FitError, match="need 2 GPUs, and there are 1"):
+        size_pools(together[0], laptop, None)
+    apart = segments(built(stages, engine={"streaming": False}))
+    assert [[g.name for g in groups if g.spec] for groups in apart if any(g.spec for g in groups)] == [
+        [DETECT],
+        ["generation.edit"],
+    ]
+    assert [name for groups in apart for g in groups for name in g.stages] == [
+        name for groups in together for g in groups for name in g.stages
+    ]
+    for groups in apart:
+        size_pools(groups, laptop, None)
+
+
+def test_a_missing_library_is_named_with_its_extra_before_any_work(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 2)
+    stages = ["curation.resolution", {DETECT: {"detector": {"engine": "model_stages:FakeEngine", "device": "cpu"}}}]
+    checked = pipeline(tmp_path / "photos", tmp_path / "run", stages)
+    with pytest.raises(ConfigError, match=r"that_is_not_there is not installed: pip install 'ugaf\[transformers\]'"):
+        go(checked)
+    assert not list((tmp_path / "run").glob("curation*"))
+
+
+def test_plan_shows_models_gpus_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_photos(tmp_path / "photos", 2)
+    text = f"""
+name: planned
+inputs: [{tmp_path / "photos"}]
+output: {tmp_path / "run"}
+models:
+  eyes: {{model: org/eyes, serve: vllm, gpus: 2, args: {{tp: 2}}, replicas: 2, api_key_env: UGAF_NO_SUCH_KEY}}
+stages:
+  - annotation.detect:
+      detector: {{engine: "model_stages:ServedEngine", server: eyes}}
+"""
+    (tmp_path / "planned.yaml").write_text(text)
+    assert cli.main(["plan", str(tmp_path / "planned.yaml")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "annotation.detect model_stages:ServedEngine org/eyes models.eyes" in shown
+    assert "models.eyes vllm org/eyes 2 x (1 CPU, 2 GPU)" in shown
+    assert "UGAF_NO_SUCH_KEY is not set" in shown
+    assert "4 GPUs at least" in shown
+    assert not (tmp_path / "run").exists()
+
+
+# Work that a kill costs
+
+
+def test_what_a_slow_stage_has_done_is_committed_soon(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 60)
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    slow = {"model_stages:Slow": {"trace": str(trace), "seconds": 0.02}}
+    checked = pipeline(tmp_path / "photos", tmp_path / "run", [slow], fragment_rows=60, engine={"flush_s": 0.0})
+    code = (
+        "import sys, yaml; from ugaf import config, runner\n"
+        "runner.run(config.parse(yaml.safe_load(sys.stdin)), runner.RunOptions(), print, print)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    for kills in range(3):
+        import yaml
+
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        )
+        assert process.stdin is not None
+        process.stdin.write(yaml.safe_dump(checked.document).encode())
+        process.stdin.close()
+        goal = 10 * (kills + 1)
+        while process.poll() is None and len(executions(trace, "slow")) < goal:
+            pass
+        process.kill()
+        process.wait()
+    done = go(checked)
+    assert counts(done)["model_stages:Slow"].kept == 60
+    again = Counter(executions(trace, "slow"))
+    assert set(again) == set(table(done, "image", ["slow"]))
+    # A kill costs at most the call that was in hand.
+    assert sum(again.values()) - 60 <= 3 * 2

@@ -1,0 +1,195 @@
+"""One stage of a pipeline as it will run: settings, rules, needs, resources and fingerprint, and the checks on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ugaf import rules
+from ugaf.errors import ConfigError, nearest
+from ugaf.models import registry
+from ugaf.needs import Needs
+from ugaf.stage import Settings, Stage
+
+INGEST = "ingest"
+
+
+class Resources(Settings):
+    """What a stage's workers take; what is not set comes from the stage's own defaults."""
+
+    cpus: float | None = Field(None, gt=0, description="CPUs that each worker reserves")
+    gpus: float | None = Field(None, ge=0, description="GPUs that each worker reserves (fractions share one)")
+    workers: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="number of workers; default: as many as fit; {editor: number} for a mix of editors"
+    )
+    batch_rows: int | None = Field(None, ge=1, description="rows a call of the stage gets at most")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a pipeline, ready to run.
+
+    level: that of the rows it is given, "image" or "edit". needs: of all that its settings name. lanes: name -> needs,
+    for a stage that runs in several pools (`Stage.lanes`).
+    """
+
+    name: str
+    cls: type[Stage]
+    settings: Settings
+    keep: Mapping[str, Any]
+    rules: tuple[rules.Rule, ...]
+    resources: Resources
+    level: str
+    fingerprint: str
+    needs: Needs = field(default_factory=Needs)
+    lanes: Mapping[str, Needs] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that it must have: those of its class, and those that its settings ask for."""
+        return (*self.cls.reads, *self.needs.reads)
+
+    @property
+    def optional_reads(self) -> tuple[str, ...]:
+        return (*self.cls.optional_reads, *self.needs.optional_reads)
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}@{self.fingerprint}"
+
+    @property
+    def batch_rows(self) -> int:
+        return self.resources.batch_rows or self.needs.batch_rows or self.cls.batch_rows
+
+    @property
+    def own_pool(self) -> bool:
+        custom = self.resources.cpus is not None or self.resources.workers is not None or bool(self.lanes)
+        asks = self.needs.own_pool or bool(self.needs.servers)
+        return self.cls.own_pool or asks or self.gpus() > 0 or custom
+
+    def cpus(self, lane: str | None = None) -> float:
+        """CPUs that a worker (of a lane) reserves."""
+        if self.resources.cpus is not None:
+            return self.resources.cpus
+        return self.demand(lane).cpus or self.cls.cpus
+
+    def gpus(self, lane: str | None = None) -> float:
+        """GPUs that a worker (of a lane) reserves."""
+        if self.resources.gpus is not None:
+            return self.resources.gpus
+        return max(self.cls.gpus, self.demand(lane).gpus)
+
+    def workers(self, lane: str | None = None) -> int | None:
+        """The number of workers that the settings give; None leaves it to the plan."""
+        given = self.resources.workers
+        return given.get(lane or "") if isinstance(given, dict) else given
+
+    def demand(self, lane: str | None = None) -> Needs:
+        """The needs of a lane, or of the whole stage."""
+        return self.needs if lane is None else self.lanes[lane]
+
+    @property
+    def has_quantiles(self) -> bool:
+        return any(rule.needs_fit for rule in self.rules)
+
+    def build(self, seed: int, servers: Mapping[str, Any] | None = None, lane: str | None = None) -> Stage:
+        stage = self.cls(self.name, self.settings, seed)
+        stage.servers, stage.lane = servers or {}, lane
+        return stage
+
+
+def merged_keep(defaults: Mapping[str, Any], given: Any, name: str) -> dict[str, Any]:
+    """A stage's default rules with a pipeline's bounds put over them one by one; null switches a column's rules off.
+
+    A bound takes the place of the default on the same side, be it a number or a quantile.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name}.keep: expected rules by column (got {given!r})")
+    merged: dict[str, Any] = {column: dict(bounds) for column, bounds in defaults.items()}
+    for column, bounds in given.items():
+        if isinstance(bounds, Mapping) and isinstance(merged.get(column), dict):
+            sides = {kind.removesuffix("_quantile") for kind in map(str, bounds)}
+            others = {k: v for k, v in merged[column].items() if k.removesuffix("_quantile") not in sides}
+            merged[column] = {**others, **bounds}
+        else:
+            merged[column] = bounds
+    return merged
+
+
+def check_levels(
+    name: str,
+    cls: type[Stage],
+    level: str,
+    is_pairs: bool,
+    providers: Mapping[str, str],
+    before: Sequence[StageSpec],
+) -> None:
+    """Peers are rows of the stage's own level, and refs name rows that were taken in: so must be their columns."""
+    edits = {spec.name for number, spec in enumerate(before) if spec.level == "edit" or spec.cls.fans_out}
+    own = {column: "edit" if is_pairs or stage in edits else "image" for column, stage in providers.items()}
+    for column in cls.peers:
+        if own[column] != level:
+            raise ConfigError(f"{name}: peers: {column!r} is a column of {own[column]}s; its neighbours are {level}s")
+    for column in (column for columns in cls.refs.values() for column in columns):
+        if own[column] != ("edit" if is_pairs else "image"):
+            raise ConfigError(f"{name}: refs: {column!r} is no column of the rows that were taken in")
+
+
+def check_lanes(spec: StageSpec, providers: Mapping[str, str], before: Sequence[StageSpec]) -> None:
+    """A row has to find its lane: what an earlier stage may write into the lane column must be the name of one."""
+    workers = spec.resources.workers
+    if isinstance(workers, dict):
+        for lane in workers:
+            if lane not in spec.lanes:
+                raise ConfigError(f"{spec.name}.resources.workers: no editor {lane!r}{nearest(lane, spec.lanes)}")
+    column = spec.cls.lane_column
+    if not spec.lanes:
+        return
+    if column not in providers:
+        raise ConfigError(f"{spec.name}: shares its rows out by the column {column!r}, which no stage before it writes")
+    for other in before:
+        for name in other.cls.offers(other.settings).get(column, ()):
+            if providers[column] == other.name and name not in spec.lanes:
+                raise ConfigError(
+                    f"{other.name}: gives edits to {name!r}, which is not among those of {spec.name}"
+                    f"{nearest(name, spec.lanes)}"
+                )
+
+
+def fingerprint_of(
+    spec: StageSpec,
+    seed: int,
+    models: Mapping[str, Any],
+    providers: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+) -> str:
+    """Covers all that a stage's columns depend on: code version, settings, models, seed if used, columns it reads."""
+    name, cls = spec.name, spec.cls
+    needed = [*spec.reads, *cls.peers, *cls.refs, *(column for columns in cls.refs.values() for column in columns)]
+    for column in needed:
+        if column not in providers:
+            raise ConfigError(f"{name}: reads column {column!r}, which no stage before it writes")
+    present = [column for column in spec.optional_reads if column in providers]
+    reads = {column: fingerprints[providers[column]] for column in sorted({*needed, *present})}
+    try:
+        own = registry.identity(spec.settings, models)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    content = {"name": name, "version": cls.version, "settings": own, "reads": reads}
+    # A forgotten `version` must not mix parts with other columns or other ids.
+    content["writes"] = [f"{column.name}: {column.type}" for column in cls.writes]
+    if cls.fans_out:
+        content["identity"] = list(cls.identity)
+    if cls.seeded:
+        content["seed"] = seed
+    return digest(content)
+
+
+def digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
