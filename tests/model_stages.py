@@ -15,8 +15,9 @@ from engine_stages import note
 from pydantic import Field
 
 from ugaf.errors import StopRun
+from ugaf.models.chat import Answer, ChatRequest, Message, chat_needs, open_chat
 from ugaf.models.registry import ServerName
-from ugaf.needs import Needs
+from ugaf.needs import Needs, together
 from ugaf.stage import Outcome, Row, Settings, Stage, operational
 
 
@@ -163,6 +164,24 @@ class ServedEngine(FakeEngine):
     @classmethod
     def depends_on(cls, settings: Any) -> dict[str, Any]:
         return {}
+
+
+class Asks(Stage):
+    """Asks a server to echo the row's id."""
+
+    reads = ("image",)
+    writes = pa.schema([("echo", pa.string()), ("process", pa.int64())])
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        return together([chat_needs(), Needs(servers=("echo",))])
+
+    def setup(self) -> None:
+        self.chat = open_chat(self.servers["echo"])
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
+        answers = self.chat.ask(ChatRequest((Message("user", (row.id,)),)) for row in rows)
+        return [{"echo": a.text, "process": os.getpid()} if isinstance(a, Answer) else a for a in answers]
 
 
 class Slow(Stage):

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
 
-from ugaf import cli, config
+from ugaf import cli, config, runner
 from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.plan import FitError, Machine, segments, size_pools
 from ugaf.turns import Turns
@@ -147,7 +149,7 @@ def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path
     stage = counts(RunView(checked.output, checked))[STOPS]
     assert stage.failed == 0
     assert stage.kept >= 1
-    assert stage.kept + stage.pending == 12
+    assert stage.kept + stage.pending == stage.given
     (trace / "back").touch()
     assert counts(go(checked))[STOPS].kept == 12
 
@@ -163,6 +165,43 @@ def test_a_stop_is_not_taken_for_a_row_s_error() -> None:
     for rows in ([Row("1", {})], [Row("1", {}), Row("2", {})]):
         with pytest.raises(StopRun, match="gone"):
             call(Gone("gone"), rows)
+
+
+# Servers that the pipeline starts
+
+FAKE = [sys.executable, str(Path(__file__).parent / "fake_model_server.py"), "--host", "{host}", "--port", "{port}"]
+
+
+def served(folder: Path, executor: str, *options: str, **entry: Any) -> config.Pipeline:
+    server = {"model": "fake", "serve": "command", "command": [*FAKE, *options], "gpus": 0, "cpus": 0.1, **entry}
+    engine = {"executor": executor, "flush_s": 0}
+    return pipeline(folder / "photos", folder / "run", ["model_stages:Asks"], models={"echo": server}, engine=engine)
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_server_that_dies_in_the_middle_comes_back_and_the_run_ends_complete(tmp_path: Path, executor: str) -> None:
+    """It ends itself after every 15 answers, so that it dies twice within 40 rows."""
+    make_photos(tmp_path / "photos", 40)
+    lines: list[str] = []
+    checked = served(tmp_path, executor, "--die-after", "15", in_flight=4, restarts=5)
+    runner.run(checked, runner.RunOptions(), lambda _: None, lines.append)
+    view = RunView(checked.output, checked)
+    rows = table(view, "image", ["echo"])
+    assert counts(view)["model_stages:Asks"].kept == 40
+    assert all(row["echo"] == f"echo: {key}" for key, row in rows.items())
+    assert any("echo" in line for line in lines)
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_server_that_cannot_start_fails_the_run_at_once_with_the_end_of_its_log(
+    tmp_path: Path, executor: str
+) -> None:
+    make_photos(tmp_path / "photos", 3)
+    checked = served(tmp_path, executor, "--fail-at-start", "no such checkpoint: weights.bin")
+    with pytest.raises(UgafError, match=r"(?s)models\.echo.*no such checkpoint: weights\.bin"):
+        go(checked)
+    stage = counts(RunView(checked.output, checked))["model_stages:Asks"]
+    assert (stage.failed, stage.kept, stage.pending) == (0, 0, 3 if stage.given else 0)
 
 
 # Fingerprints
@@ -280,15 +319,15 @@ def test_what_a_slow_stage_has_done_is_committed_soon(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()
     slow = {"model_stages:Slow": {"trace": str(trace), "seconds": 0.02}}
-    checked = pipeline(tmp_path / "photos", tmp_path / "run", [slow], fragment_rows=60, engine={"flush_s": 0.0})
+    checked = pipeline(
+        tmp_path / "photos", tmp_path / "run", [slow], fragment_rows=60, engine={"executor": "inline", "flush_s": 0}
+    )
     code = (
         "import sys, yaml; from ugaf import config, runner\n"
         "runner.run(config.parse(yaml.safe_load(sys.stdin)), runner.RunOptions(), print, print)"
     )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     for kills in range(3):
-        import yaml
-
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
         )
@@ -297,7 +336,7 @@ def test_what_a_slow_stage_has_done_is_committed_soon(tmp_path: Path) -> None:
         process.stdin.close()
         goal = 10 * (kills + 1)
         while process.poll() is None and len(executions(trace, "slow")) < goal:
-            pass
+            time.sleep(0.01)
         process.kill()
         process.wait()
     done = go(checked)

@@ -186,6 +186,19 @@ def _fitting(share: float, gpus: float) -> int:
     return whole * int(1 / gpus + tiny) + int((share - whole) / gpus + tiny)
 
 
+def _packs(shares: Sequence[float], gpus: float) -> bool:
+    """Whether workers of these shares have room: a fraction lies on one GPU (first fit, the largest first)."""
+    left = [1.0] * int(gpus + 1e-9) + ([gpus % 1] if gpus % 1 > 1e-9 else [])
+    whole = sum(round(share) for share in shares if share >= 1)
+    left = left[whole:] if whole <= len(left) else []
+    for share in sorted((share for share in shares if 0 < share < 1), reverse=True):
+        place = next((number for number, free in enumerate(left) if free >= share - 1e-9), None)
+        if place is None:
+            return False
+        left[place] -= share
+    return whole <= gpus + 1e-9
+
+
 def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: Machine) -> Pool:
     cpus, gpus, given = spec.cpus(group.lane), spec.gpus(group.lane), spec.workers(group.lane)
     if gpus > machine.node_gpus or cpus > machine.node_cpus:
@@ -205,7 +218,9 @@ def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: M
     else:
         workers = 1
     total = sum((user.workers or 1) * user.gpus for user in users)
-    if total > machine.gpus:
+    if total > machine.gpus or not _packs(
+        [user.gpus for user in users for _ in range(user.workers or 1)], machine.gpus
+    ):
         raise FitError(
             f"the plan does not fit: its stages need {total:g} GPUs, and there are {machine.gpus:g} that no model "
             "server takes; with --set engine.streaming=false they run one after the other"

@@ -89,16 +89,15 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
                 _check_installed(pipeline, [group for part in parts[number:] for group in part], options)
                 if not inline:
                     engine = stack.enter_context(RayEngine(options.address))
-                    engine.check(parts[number:], pipeline)
+                    engine.check([work.groups, *parts[number + 1 :]], pipeline)
                 servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
-            running = servers_during(parts, number, pipeline.settings.engine.streaming)
-            servers.keep_only(running)
+            servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
             links = servers.need(servers_of(work.groups), on_ray=not inline)
             make_task = _task_maker(columns, found.fits, options, links)
             if engine is None:
                 run_inline(work.groups, make_task, work.fragments)
             else:
-                engine.run(work.groups, make_task, work.fragments, pipeline, running, progress)
+                engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
             found = survey(columns)
             save_record(columns, found.fits)
 
@@ -111,7 +110,7 @@ class RunningServers:
         self._on_cluster = on_cluster
         self._notify = notify
         self._links: dict[str, ServerLink] = {}
-        self._started: list[tuple[set[str], ExitStack]] = []
+        self._handles: dict[str, Any] = {}
 
     def __enter__(self) -> RunningServers:
         return self
@@ -119,28 +118,32 @@ class RunningServers:
     def __exit__(self, *_: object) -> None:
         self.keep_only(())
 
+    @property
+    def names(self) -> list[str]:
+        """Those that run now."""
+        return sorted(self._links)
+
     def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
         """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""
+        from ugaf.models.servers.supervisor import begin_servers
+
         new = [name for name in names if name not in self._links]
         if new:
-            from ugaf.models.servers.supervisor import start_servers
-
-            stack = ExitStack()
-            self._links.update(
-                stack.enter_context(
-                    start_servers(self._models, new, on_ray, self._notify, across_nodes=self._on_cluster)
-                )
-            )
-            self._started.append((set(new), stack))
+            links, handles = begin_servers(self._models, new, on_ray, self._notify, self._on_cluster)
+            self._links.update(links)
+            self._handles.update(handles)
         return {name: self._links[name] for name in names}
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Stop the servers that were started together, if none of them is among these."""
-        for together, stack in [entry for entry in self._started if not entry[0].intersection(names)]:
-            stack.close()
-            self._started = [entry for entry in self._started if entry[1] is not stack]
-            for name in together:
-                del self._links[name]
+        """Stop all others."""
+        from ugaf.models.servers.supervisor import stop_servers
+
+        unused = [name for name in self._links if name not in names]
+        for name in unused:
+            del self._links[name]
+        handles = {name: self._handles.pop(name) for name in unused if name in self._handles}
+        if handles:
+            stop_servers(handles, self._notify)
 
 
 def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOptions) -> None:

@@ -62,9 +62,9 @@ class StageSpec:
     def folder(self) -> str:
         return f"{self.name}@{self.fingerprint}"
 
-    @property
-    def batch_rows(self) -> int:
-        return self.resources.batch_rows or self.needs.batch_rows or self.cls.batch_rows
+    def batch_rows(self, lane: str | None = None) -> int:
+        """Rows that a call of the stage (or of a lane) gets at most."""
+        return self.resources.batch_rows or self.demand(lane).batch_rows or self.cls.batch_rows
 
     @property
     def own_pool(self) -> bool:

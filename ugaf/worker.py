@@ -22,7 +22,7 @@ import pyarrow as pa
 from ugaf import ingest
 from ugaf.columns import CHILDREN, REFS, Columns, heavy_columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import UgafError
+from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
 from ugaf.outcomes import as_table, call, checked, children_of, died, misfit, onward, verdicts_of
@@ -244,22 +244,39 @@ class _ChainRun:
         entries = sorted(self._entries(), key=lambda entry: (entry.base, entry.start, entry.id))
         if not entries:
             return False
-        suspects = self.blame.suspects
-        for together in by_base([e for e in entries if e.base not in suspects], JOURNALLED):
-            ids = sorted({entry.base for entry in together})
-            self.worker.journal.begin(self.journal_name, self.fragment, "", ids)
-            parts = -(-len(ids) // self._photographs(together))
-            for batch in by_base(together, -(-len(ids) // parts)):
-                with self.worker.turns.shared():
+        try:
+            self._together([e for e in entries if e.base not in self.blame.suspects])
+            self._one_by_one([e for e in entries if e.base in self.blame.suspects])
+        except StopRun:
+            # The fault is no row's: what was done before it is kept.
+            self.buffer.flush(force=True)
+            raise
+        return self.met_stored
+
+    def _together(self, entries: Sequence[Entry]) -> None:
+        # Fused stages cost less than an entry in the journal; a model's batch is worth one of its own, so that fewer
+        # rows are taken one by one after a death.
+        together = self._photographs(entries) if self.specs[0].own_pool and entries else JOURNALLED
+        for some in by_base(entries, together):
+            ids = sorted({entry.base for entry in some})
+            with self.worker.turns.shared():
+                self.worker.journal.begin(self.journal_name, self.fragment, "", ids)
+                parts = -(-len(ids) // self._photographs(some))
+                for batch in by_base(some, -(-len(ids) // parts)):
                     self._batch(batch, alone=False)
         self.buffer.flush(force=True)
-        for batch in by_base([e for e in entries if e.base in suspects], 1):
+
+    def _one_by_one(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            # While it waits for its turn, too, a death in another fragment counts for none of its rows.
+            ids = sorted({entry.base for entry in entries})
+            self.worker.journal.begin(self.journal_name, self.fragment, "", ids)
+        for batch in by_base(entries, 1):
             with self.worker.turns.alone():
                 self._batch(batch, alone=True)
                 self.buffer.flush(force=True)
                 # Until its next turn this thread holds nothing: a death in another fragment is not this row's.
                 self.worker.journal.begin(self.journal_name, self.fragment, "", [batch[0].base])
-        return self.met_stored
 
     def _photographs(self, entries: Sequence[Entry]) -> int:
         """How many photographs to have in hand: what their pixels allow, and for a model with workers of its own at
@@ -273,7 +290,7 @@ class _ChainRun:
             return fitting
         # Edits share their photograph: as many photographs as hold one batch of them.
         rows_each = len(entries) / len(sizes) if spec.level == "edit" else 1
-        return max(fitting, round(spec.batch_rows / rows_each), 1)
+        return max(fitting, round(spec.batch_rows(self.worker.task.lane) / rows_each), 1)
 
     def _entries(self) -> Iterator[Entry]:
         """Every row that some stage of the chain has to do, at the first such stage."""
@@ -338,7 +355,7 @@ class _ChainRun:
         """Run one stage on rows, buffer its columns, and return the rows (or child rows) that go on."""
         stage, kept = self.worker.stages[spec.name], list[Row]()
         self.loader.attach(spec, rows)
-        size = 1 if alone else spec.batch_rows
+        size = 1 if alone else spec.batch_rows(self.worker.task.lane)
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             began = time.perf_counter()

@@ -36,6 +36,8 @@ DEFAULT_TASKS: dict[str, float] = {
     "text": 7, "restore": 5, "hybrid": 6,
 }  # fmt: skip
 """Of a writer that says nothing else in `tasks`."""
+TRANSPORT = frozenset({"ServerError", "ServerBusy", "TimedOut", "Disconnected", "Unreachable"})
+"""Failures of a request in which the server was at fault, not the question: asked again, it may well be answered."""
 
 
 class Instruct(stage.Stage):
@@ -43,8 +45,9 @@ class Instruct(stage.Stage):
 
     Of a Composer's requests, one that fails costs no other: the photograph's edits say how many did
     (`writer_failed`), how many the model turned down (`writer_declined`), and what was said of both
-    (`writer_notes`). The photograph itself is failed only if no edit came and a request failed; no edit was possible
-    only if the model turned every one down. A request's tokens are split over its edits so that they add up; what a
+    (`writer_notes`). The photograph itself is failed if no edit came and a request failed, or if a server's fault kept
+    one from being answered, so that `--retry-failed` asks again. "No edit was possible" means that the model turned
+    every one down. A request's tokens are split over its edits so that they add up; what a
     declined one took is split over all edits of its photograph.
     """
 
@@ -173,6 +176,10 @@ class Instruct(stage.Stage):
         every = [child for _, children in groups for child in children]
         if not every:
             return _together(failures) if failures else []
+        away = [failure for failure in failures if failure.type in TRANSPORT]
+        if away:
+            # Not said by the model: asked again with --retry-failed, which a photograph with edits never would be.
+            return _together(away)
         _share_tokens(groups, every)
         told = {
             "writer_failed": len(failures),

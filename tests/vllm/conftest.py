@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from serve import Served, served
+from serve import START_S, Served, served
 
 from ugaf.models.servers import ModelServer, ServerLink
 
@@ -27,6 +27,13 @@ if not PYTHON.exists():
     if os.environ.get("UGAF_REQUIRE_VLLM"):
         raise pytest.UsageError(f"UGAF_REQUIRE_VLLM is set, and there is no {PYTHON}: run tests/vllm/environment.py")
     collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test waits for the server's start too."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300 + START_S))
 
 
 @pytest.fixture(scope="session")

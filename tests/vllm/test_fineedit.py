@@ -90,16 +90,9 @@ def overrides(checkpoints: dict[str, Path], url: str, model: str, output: Path) 
     for name in ("qwen-image-edit", "flux-kontext"):
         editor = f"generation.edit.editors.{name}"
         settings |= {f"{editor}.device": "cpu", f"{editor}.steps": 2, f"{editor}.max_area": 96 * 96}
-    for stage, columns in {
-        "curation.resolution": ["short_side", "aspect_ratio"],
-        "annotation.screen": ["screen"],
-        "refinement.change_mask": ["iou", "change_area", "change_in_box"],
-        "refinement.rgb_entropy": ["edited_entropy"],
-        "refinement.verify": ["global_score", "local_score"],
-        "refinement.score": ["quality"],
-    }.items():
-        known = config.stage_class(stage).writes.names
-        settings |= {f"{stage}.keep.{column}": None for column in columns if column in known}
+    for spec in config.load("fineedit").stages:
+        if not spec.cls.fans_out:
+            settings |= {f"{spec.name}.keep.{column}": None for column in spec.keep if column != "n_objects"}
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
@@ -120,6 +113,8 @@ def test_fineedit_runs_from_photographs_to_shards_on_tiny_models(
     assert counts["annotation.detect"].kept == len(PHOTOGRAPHS)
     assert counts["generation.edit"].kept > 0
     assert counts["generation.edit"].failed == 0
+    assert counts["refinement.verify"].kept > 0
+    assert counts["refinement.score"].kept > 0
     rows = list(_rows(view))
     assert len(rows) == counts["annotation.screen"].given
     for row in rows:
@@ -128,7 +123,7 @@ def test_fineedit_runs_from_photographs_to_shards_on_tiny_models(
     shards = list((tmp_path / "run" / "shards" / "parquet").rglob("*.parquet"))
     assert sum(pq.read_metadata(path).num_rows for path in shards) == counts["refinement.score"].kept, summary
 
-    # Another prompt for the verifier: its columns and the scores' are new, and nothing before them is touched.
+    # Another prompt for the verifier: its columns are new, and nothing else is touched.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*")}
     changed = overrides(checkpoints, vllm_server.url, vllm_server.model, tmp_path / "run")
     prompts = {"local": "Look at the marked region. {instruction}"}

@@ -61,6 +61,7 @@ def test_photographs_to_screened_instructions(entry: dict[str, Any], tmp_path: P
             assert row["screen"] in VERDICTS
             assert row["screen_detail"]
             assert row["screener_tokens_in"] > 100
+    assert {row["screener"] for row in rows.values()} >= {"llm:tiny"}
     parts = sorted((tmp_path / "run").rglob("part-*"))
     go(checked)
     assert sorted((tmp_path / "run").rglob("part-*")) == parts

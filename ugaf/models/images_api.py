@@ -2,7 +2,7 @@
 
 A request is a multipart form: the picture as PNG, the prompt, and how to denoise. The answer is a PNG in JSON. How many
 are on their way, tries, backoff, endpoints that are away and what stops the run are those of Chat
-(`ugaf.models.chat.client`): one server, one behaviour.
+(`ugaf.models.chat.server_client`): one server, one behaviour.
 
 vLLM-Omni: docs "Image Edit API" (its extension fields; `mask_image` is white where the model paints). SGLang: docs
 "SGLang Diffusion OpenAI API"; it takes the same form, and no mask.
@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,21 +21,17 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ugaf import images
-from ugaf.errors import StopRun
 from ugaf.models import placement
 from ugaf.models.chat import chat_needs, transport
-from ugaf.models.chat.client import Client, _Spent
-from ugaf.models.chat.endpoints import Endpoint
 from ugaf.models.chat.reply import AnswerError, shown
-from ugaf.models.chat.transport import STEADY, Pace, TryError
+from ugaf.models.chat.server_client import ServerClient
+from ugaf.models.chat.transport import STEADY, Pace
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.models.placement import PlacementSettings, Prepared, WorkingSize
 from ugaf.models.registry import ServerName
 from ugaf.models.servers import Servers
 from ugaf.needs import Needs
 from ugaf.stage import Failure, Settings
-
-PATH = "/images/edits"
 
 BATCH_ROWS = 16
 """Rows of one fragment in hand at once: with their photographs they are what fills a worker's memory."""
@@ -110,7 +105,7 @@ class ImagesAPIEditor:
         """One answer a request, in order. Raises StopRun if the server is gone, or refuses the key or the model."""
         answers: dict[int, Edit | Failure] = {}
         prepared: dict[int, Prepared] = {}
-        pictures = self._client.ask_for_pictures(self._forms(requests, prepared, answers))
+        pictures = self._client.ask(self._forms(requests, prepared, answers))
         for place, picture in zip(prepared, pictures, strict=True):
             answers[place] = picture if isinstance(picture, Failure) else _finished(prepared[place], picture)
         return [answers[place] for place in range(len(requests))]
@@ -166,65 +161,23 @@ class ImageForm:
     png: bytes
 
 
-class ImagesClient(Client):
-    """Chat's client, but for what is sent and what is read: forms, and pictures."""
+class ImagesClient(ServerClient[ImageForm, ImageForm, np.ndarray]):
+    """For each form the picture: RGB uint8 (height, width, 3), of any size."""
 
-    def ask_for_pictures(self, forms: Iterable[ImageForm]) -> list[np.ndarray | Failure]:
-        """For each form, in order, the picture (RGB uint8, of any size) or a Failure. Raises StopRun."""
-        asked: Any = forms
-        answers: Any = self.ask(asked)
-        return list(answers)
+    path = "/images/edits"
 
-    def _start(self, requests: Iterator[Any]) -> Future[Any] | None:
-        form: ImageForm | None = next(requests, None)
-        if form is None:
-            return None
-        return asyncio.run_coroutine_threadsafe(self._outcome({}, form), self._loop)  # type: ignore[arg-type]
+    def prepare(self, request: ImageForm) -> ImageForm:
+        return request
 
-    async def _answer(self, body: dict[str, Any], request: Any) -> Any:  # noqa: ARG002
-        spent = _Spent()
-        while True:
-            endpoint = await self._endpoints.take()
-            try:
-                said = await self._picture(endpoint, request, spent)
-            except TryError as fault:
-                failure = await self._after(fault, endpoint, spent)
-                if failure is not None:
-                    return failure
-                continue
-            try:
-                # Off the event loop, which serves everybody.
-                return await asyncio.get_running_loop().run_in_executor(None, read_picture, said)
-            except AnswerError as error:
-                # The same seed again: what a row becomes must not hang on how often its answer was garbled.
-                spent.answers += 1
-                if spent.answers >= self._settings.answer_tries:
-                    return self._failure(error.kind, str(error), spent)
+    async def exchange(self, client: Any, ready: ImageForm, attempt: int) -> Any:  # noqa: ARG002
+        # The same seed in each attempt: what a row becomes must not hang on how often its answer was garbled.
+        body = {"model": self.settings.name_in_requests, **ready.fields}
+        files = {"image": ("image.png", ready.png, "image/png")}
+        return await transport.post(client, self.path, body, self.settings.timeout_s, self.pace.connect_s, files)
 
-    async def _blame(self, fault: TryError, endpoint: Endpoint) -> None:
-        try:
-            await super()._blame(fault, endpoint)
-        except StopRun as error:
-            raise StopRun(str(error).replace("/chat/completions", PATH)) from error
-
-    async def _picture(self, endpoint: Endpoint, form: ImageForm, spent: _Spent) -> Any:
-        settings = self._settings
-        options = transport._timeouts(settings.timeout_s, self._pace.connect_s)
-        try:
-            with endpoint.client() as client:
-                request = client.post(
-                    PATH,
-                    cast_to=object,
-                    body={"model": settings.name_in_requests, **form.fields},
-                    files={"image": ("image.png", form.png, "image/png")},
-                    options={**options, "headers": {"Content-Type": "multipart/form-data"}},
-                )
-                said = await transport._exchange(request, settings.timeout_s)
-        finally:
-            self._endpoints.give(endpoint)
-        spent.sent += 1
-        self._answered = True
-        return said
+    async def read(self, said: Any, ready: ImageForm, tries: int) -> np.ndarray:  # noqa: ARG002
+        # Off the event loop, which serves everybody.
+        return await asyncio.get_running_loop().run_in_executor(None, read_picture, said)
 
 
 def read_picture(said: Any) -> np.ndarray:

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 # Written as characters, not as escapes (\x00, \u4e00): xgrammar takes literal ones in any number, but cannot compile
 # more than 128 repetitions of a class that holds escapes other than \[ and \]. Left out: control characters, the double
 # quote and the backslash (both would have to be escaped in JSON), and the line separators U+2028 and U+2029.
-_CHARACTERS = " !#-\\[\\]-~\u00a0-\u2027\u202a-\U0010ffff"
-_FIRST = "!#-\\[\\]-~\u00a1-\u2027\u202a-\U0010ffff"
+_CHARACTERS = " !#-\\[\\]-~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
+_FIRST = "!#-\\[\\]-~\u00a1-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
 
 
 def line(maximum: int) -> Any:

@@ -1,6 +1,7 @@
 """One exchange with one endpoint, on the official `openai` client: a JSON object, or a `TryError` that says what was.
 
-The retries of `openai` are off: `ugaf.models.chat.client` counts tries, spreads them over endpoints and can be stopped.
+The retries of `openai` are off: `ugaf.models.chat.server_client` counts tries, spreads them over endpoints and can
+be stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from ugaf.errors import ConfigError
 from ugaf.models.chat.reply import shown
 from ugaf.needs import install_hint
+
+COMPLETIONS = "/chat/completions"
 
 RETRIED = (408, 409, 429)
 """Statuses under 500 after which the same request may succeed."""
@@ -113,10 +116,27 @@ def open_clients(url: str, key: str | None, *, in_flight: int, through_proxy: bo
     return clients
 
 
+async def post(
+    client: Any,
+    path: str,
+    body: Mapping[str, Any],
+    timeout_s: float,
+    connect_s: float,
+    files: Mapping[str, tuple[str, bytes, str]] | None = None,
+) -> Any:
+    """`POST` to a path under the base URL: the reply's JSON. Raises TryError.
+
+    files: (file name, content, MIME type) of each field that is a file; with them, the body is a multipart form.
+    """
+    options = _timeouts(timeout_s, connect_s)
+    if files is not None:
+        options["headers"] = {"Content-Type": "multipart/form-data"}
+    return await _exchange(client.post(path, cast_to=object, body=body, files=files, options=options), timeout_s)
+
+
 async def complete(client: Any, body: Mapping[str, Any], timeout_s: float, connect_s: float) -> Mapping[str, Any]:
     """`POST /chat/completions`. Raises TryError."""
-    request = client.post("/chat/completions", cast_to=object, body=body, options=_timeouts(timeout_s, connect_s))
-    reply = await _exchange(request, timeout_s)
+    reply = await post(client, COMPLETIONS, body, timeout_s, connect_s)
     if not isinstance(reply, Mapping):
         raise TryError("ServerError", f"the reply is not a JSON object: {shown(reply)}")
     if "choices" not in reply and "error" in reply:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ugaf import stage
 from ugaf.errors import nearest
@@ -53,6 +53,9 @@ class BoxesDetector:
         )
         format: Format = Field("xyxy", description="How a box is written: xyxy, xywh or cxcywh (c: centre).")
         relative: bool = Field(False, description="Boxes are shares of the image's sides, 0..1, not pixels.")
+        content: str | None = Field(
+            None, description="Hash of the table; filled in, so that a finished run can be read without the table."
+        )
 
         @field_validator("path")
         @classmethod
@@ -60,6 +63,11 @@ class BoxesDetector:
             if not value or not all(value if isinstance(value, list) else [value]):
                 raise ValueError("name a Parquet file")
             return value
+
+        @field_validator("content")
+        @classmethod
+        def _hashed(cls, value: str | None, info: ValidationInfo) -> str | None:
+            return content_of(info.data["path"]) if value is None and "path" in info.data else value
 
         @model_validator(mode="after")
         def _roles(self) -> BoxesDetector.Settings:
@@ -71,10 +79,6 @@ class BoxesDetector:
     @classmethod
     def needs(cls, settings: Settings) -> Needs:
         return Needs(reads=() if settings.key == "id" else ("sources",))
-
-    @classmethod
-    def depends_on(cls, settings: Settings) -> dict[str, Any]:
-        return {"content": content_of(settings.path)}
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from ugaf import images
 from ugaf.models import prompts
+from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.detector import Detection, DetectQuery, attempt, pixel_box
 from ugaf.models.detectors.common import VocabularySettings
+from ugaf.models.pairs import seed_of
 from ugaf.models.registry import ServerName
 from ugaf.needs import Needs, together
 from ugaf.stage import Failure
@@ -56,6 +58,7 @@ class VLMDetector:
         top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; null: the server's own.")
         top_k: int | None = Field(None, ge=1, description="Top-k sampling; null: the server's own.")
         max_tokens: int = Field(2048, ge=64, description="Longest answer in tokens.")
+        thinking: bool | None = Field(None, description="Ask a hybrid model to think, or not to; null leaves it out.")
         prompts: dict[str, str] = Field(
             {}, description="Prompts in place of those that ship: a folder, or texts by name."
         )
@@ -119,9 +122,10 @@ class VLMDetector:
                 top_p=settings.top_p,
                 top_k=settings.top_k,
                 max_tokens=settings.max_tokens,
-                seed=int(query.id[:8] or "0", 16),
+                seed=seed_of(query.id),
             ),
             check=functools.partial(check, width=width, height=height),
+            extra=thinking_switch(settings.thinking),
         )
 
     def _extent(self, query: DetectQuery) -> tuple[int, int]:

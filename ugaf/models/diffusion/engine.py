@@ -58,7 +58,7 @@ class DiffusersEditor:
             cpus=1.0,
             gpus=0.0 if settings.device == "cpu" else 1.0,
             # More than one batch at a time, so that the buckets of mixed shapes are full.
-            batch_rows=max(8, 4 * settings.batch_size),
+            batch_rows=2 * settings.batch_size,
             packages=packages,
             models=(settings.model, *((settings.lora.path,) if settings.lora else ())),
             without_gpu="editor.device=cpu",

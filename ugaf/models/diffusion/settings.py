@@ -84,7 +84,9 @@ class DiffusersSettings(Settings):
     )
     cache: Cache | None = Field(None, description="reuse of earlier steps; faster, less exact")
     vae_tiling: bool = Field(False, description="decode in tiles: for working sizes far above a megapixel")
-    device: str = operational("cuda", description="cuda, cuda:1 or cpu", pattern=r"^(cuda(:\d+)?|cpu)$")
+    device: str = operational(
+        "cuda", description="cuda: the GPU that the worker was given; or cpu", pattern=r"^(cuda|cpu)$"
+    )
     batch_size: int = operational(4, ge=1, description="pictures of one size at once; halved where memory runs out")
     compile: bool = operational(
         False, description="torch.compile of the transformer's blocks: minutes first, then faster"

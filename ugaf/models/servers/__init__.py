@@ -49,7 +49,12 @@ class ModelServer(Settings):
     gpus: float = operational(1.0, ge=0, description="GPUs of one started server")
     cpus: float = operational(1.0, ge=0, description="CPUs of one started server")
     start_timeout_s: float = operational(1800.0, gt=0, description="how long a started server may take to be healthy")
-    restarts: int = operational(3, ge=0, description="times a server that died is started again before the run stops")
+    restarts: int = operational(
+        10,
+        ge=0,
+        description="times a server that died is started again before the run stops; more than `tries`, so "
+        "that a request that kills it fails first",
+    )
     api_key_env: str | None = operational(
         None, description="environment variable that holds the key; read by the workers, written nowhere"
     )

@@ -193,10 +193,32 @@ def start_servers(
         StopRun: a server cannot start; with its command line and the end of its log.
         UgafError: Ray has no room for a server; with what is missing.
     """
+    links, handles = begin_servers(models, names, on_ray, notify, across_nodes, timing)
+    try:
+        yield links
+    finally:
+        stop_servers(handles, notify)
+
+
+Handles = dict[str, list[Handle]]
+
+
+def begin_servers(
+    models: Mapping[str, ModelServer],
+    names: Iterable[str],
+    on_ray: bool,
+    notify: Notify,
+    across_nodes: bool = False,
+    timing: Timing | None = None,
+) -> tuple[dict[str, ServerLink], Handles]:
+    """As `start_servers`, for a caller that stops them one by one: links, and by name what `stop_servers` takes.
+
+    If one cannot start, or the wait is interrupted, all are stopped before the error is raised.
+    """
     names = list(dict.fromkeys(names))
     started = {name: models[name] for name in names if models[name].is_started}
     local = not across_nodes and not (on_ray and started and len(_nodes()) > 1)
-    handles: dict[str, list[Handle]] = {name: [] for name in started}
+    handles: Handles = {name: [] for name in started}
     try:
         for name, server in started.items():
             notify(f"models.{name}: starting {_describe(server)}")
@@ -204,9 +226,10 @@ def start_servers(
                 timed = timing or Timing()
                 handles[name].append(OnRay(name, server, timed, local) if on_ray else Here(name, server, timed))
         _wait(started, handles, notify, PLACE_S if local else None)
-        yield {name: _link(name, models[name], handles.get(name, [])) for name in names}
-    finally:
-        _stop(handles, notify)
+        return {name: _link(name, models[name], handles.get(name, [])) for name in names}, handles
+    except BaseException:
+        stop_servers(handles, notify)
+        raise
 
 
 def _wait(
@@ -234,7 +257,7 @@ def _wait(
         time.sleep(0.1)
 
 
-def _stop(handles: Mapping[str, Sequence[Handle]], notify: Notify) -> None:
+def stop_servers(handles: Mapping[str, Sequence[Handle]], notify: Notify) -> None:
     every = [(name, handle) for name, some in handles.items() for handle in some]
     if not every:
         return
