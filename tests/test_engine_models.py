@@ -18,6 +18,7 @@ from engine_tools import counts, go, make_photos, pipeline, table
 
 from ugaf import cli, config, runner
 from ugaf.errors import ConfigError, StopRun, UgafError
+from ugaf.models import registry
 from ugaf.plan import FitError, Machine, segments, size_pools
 from ugaf.turns import Turns
 from ugaf.view import RunView
@@ -345,3 +346,18 @@ def test_what_a_slow_stage_has_done_is_committed_soon(tmp_path: Path) -> None:
     assert set(again) == set(table(done, "image", ["slow"]))
     # A kill costs at most the call that was in hand.
     assert sum(again.values()) - 60 <= 3 * 2
+
+
+# The pipelines that ship
+
+
+@pytest.mark.parametrize("name", ["fineedit", "fineedit-small"])
+def test_servers_that_ship_take_as_many_pictures_as_are_sent(name: str) -> None:
+    """A hybrid edit sends the photograph and the crops of two boxes; verification and EditScore send a pair."""
+    shipped = config.load(name, ["inputs=[sample://]"])
+    for spec in shipped.stages:
+        for interface, _, chosen in registry.engines_in(spec.settings):
+            for server in registry.needs(interface, chosen).servers:
+                limit = shipped.settings.models[server].args.get("limit-mm-per-prompt")
+                sends = {"writer": 3, "verifier": 2, "scorer": 2}.get(interface, 1)
+                assert limit is None or limit["image"] >= sends, (spec.name, server)
