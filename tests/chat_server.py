@@ -261,7 +261,7 @@ class ChatServer:
             return await _send(writer, html, int(kind[:3]), "text/html")
         if kind == "200 half":
             return await _send(writer, json.dumps(payload).encode()[:40], 200, "application/json")
-        if kind in FINAL_FAULTS:
+        if kind in (*FINAL_FAULTS, "402"):
             return await _json(writer, {"error": {"message": f"this request is bad in way {kind}"}}, int(kind))
         if kind == "hang":
             await self._end.wait()

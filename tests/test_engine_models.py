@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import pytest
 import yaml
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ugaf import cli, config, runner
 from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.models import registry
-from ugaf.plan import FitError, Machine, segments, size_pools
+from ugaf.plan import FitError, Machine, _packs, segments, size_pools
 from ugaf.turns import Turns
 from ugaf.view import RunView
 
@@ -361,3 +364,21 @@ def test_servers_that_ship_take_as_many_pictures_as_are_sent(name: str) -> None:
                 limit = shipped.settings.models[server].args.get("limit-mm-per-prompt")
                 sends = {"writer": 3, "verifier": 2, "scorer": 2}.get(interface, 1)
                 assert limit is None or limit["image"] >= sends, (spec.name, server)
+
+
+@given(st.lists(st.sampled_from([0.25, 0.3, 0.5, 0.6, 1.0, 2.0]), max_size=7), st.integers(0, 4))
+def test_workers_that_are_said_to_have_room_have_it(shares: list[float], gpus: int) -> None:
+    """Against trying every way to lay the fractions on GPUs."""
+    whole = int(sum(share for share in shares if share >= 1))
+    parts = [share for share in shares if share < 1]
+    free = gpus - whole
+    ways = itertools.product(range(max(free, 0)), repeat=len(parts))
+    room = free >= 0 and any(
+        all(sum(p for p, at in zip(parts, way, strict=True) if at == n) <= 1 + 1e-9 for n in range(free))
+        for way in ways
+    )
+    if _packs(shares, gpus):
+        assert room
+    elif room:
+        # First fit may miss a way that exists; it must not do so for the plain cases.
+        assert len(set(parts)) > 1
