@@ -62,6 +62,7 @@ def overrides(checkpoints: dict[str, Path], url: str, model: str, output: Path) 
         "annotation.detect.detector.model": str(checkpoints["detector"]),
         "annotation.detect.detector.device": "cpu",
         "annotation.detect.detector.floor": 0.0,
+        "annotation.detect.resources.workers": 1,
         "annotation.detect.min_score": 0.0,
         "annotation.detect.min_area": 0.0,
         "annotation.detect.max_area": 1.0,
