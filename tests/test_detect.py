@@ -373,7 +373,9 @@ def _labelled(*things: tuple[boxes.Box, str | None, float | None]) -> list[Detec
 
 
 def _kept(found: Sequence[Detection], **options: object) -> list[tuple[list[int], str | None]]:
-    (outcome,) = _stage(found, detector={"engine": "boxes", "path": "a.parquet"}, **options)([_row()])
+    (outcome,) = _stage(found, detector={"engine": "boxes", "path": "a.parquet", "content": "known"}, **options)(
+        [_row()]
+    )
     return [(thing["box"], thing["label"]) for thing in outcome["objects"]]
 
 
@@ -425,7 +427,7 @@ def test_a_class_that_the_detector_does_not_have_stops_before_the_first_row(monk
 
 def test_photographs_are_not_read_for_a_detector_that_does_not_look_at_them() -> None:
     assert Detect.needs(Detect.Settings()).reads == ("image",)
-    table = Detect.Settings(detector={"engine": "boxes", "path": "a.parquet", "key": "source"})
+    table = Detect.Settings(detector={"engine": "boxes", "path": "a.parquet", "content": "known", "key": "source"})
     assert Detect.needs(table).reads == ("sources",)
 
 
