@@ -142,10 +142,6 @@ class FakeEngine:
         packages = {"torch_that_is_not_there": "transformers"}
         return Needs(gpus=float(settings.device == "cuda"), packages=packages, without_gpu="detector.device=cpu")
 
-    @classmethod
-    def depends_on(cls, settings: Any) -> dict[str, Any]:
-        return {"prompt_text": settings.prompt * 2}
-
     def __init__(self, settings: Any, servers: Any = None) -> None:
         self.settings, self.servers = settings, servers
 
@@ -160,10 +156,6 @@ class ServedEngine(FakeEngine):
     @classmethod
     def needs(cls, settings: Any) -> Needs:
         return Needs(own_pool=True, cpus=0.2, fragments=2)
-
-    @classmethod
-    def depends_on(cls, settings: Any) -> dict[str, Any]:
-        return {}
 
 
 class Asks(Stage):

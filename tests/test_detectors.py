@@ -32,6 +32,7 @@ from ugaf.models.detectors.boxes import BoxesDetector, check, to_corners
 from ugaf.models.detectors.common import by_halves, grouped
 from ugaf.models.detectors.letterbox import letterbox
 from ugaf.models.detectors.vlm import VLMDetector
+from ugaf.models.servers import ModelServer
 from ugaf.stage import Failure
 
 # -- arrays and phrases ------------------------------------------------------------------------------------------------
@@ -594,7 +595,9 @@ def test_the_same_thing_twice_is_one(asked: Any) -> None:
 
 def test_prompts_are_part_of_the_fingerprint_and_can_be_changed(asked: Any) -> None:
     settings = VLMDetector.Settings(server="eyes", prompts={"objects": "Find all. {coordinates} {caption}"})
-    assert VLMDetector.depends_on(settings) != VLMDetector.depends_on(VLMDetector.Settings(server="eyes"))
+    models = {"eyes": ModelServer(model="m", endpoints=["http://127.0.0.1:9/v1"])}
+    ours = registry.identity(VLMDetector.Settings(server="eyes"), models)
+    assert registry.identity(settings, models)["prompts"] != ours["prompts"]
     detector, chat = asked(lambda _: _answer(), prompts={"objects": "Find all. {coordinates}"})
     detector.detect([DetectQuery.of(_photo())])
     assert texts_of(chat.requests[0]).startswith("Find all. A box is")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from ugaf import cli, config, runner
 from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.models import registry
-from ugaf.plan import FitError, Machine, _packs, segments, size_pools
+from ugaf.plan import FitError, Machine, _packs, segments, servers_during, size_pools
 from ugaf.turns import Turns
 from ugaf.view import RunView
 
@@ -206,6 +207,41 @@ def test_a_server_that_cannot_start_fails_the_run_at_once_with_the_end_of_its_lo
         go(checked)
     stage = counts(RunView(checked.output, checked))["model_stages:Asks"]
     assert (stage.failed, stage.kept, stage.pending) == (0, 0, 3 if stage.given else 0)
+
+
+def test_servers_that_were_started_together_stop_one_by_one() -> None:
+    fake = {"model": "fake", "serve": "command", "command": FAKE, "gpus": 0}
+    checked = built(["curation.resolution"], models={"one": fake, "two": fake})
+
+    def answers(url: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}/models", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    with runner.RunningServers(checked, False, lambda _: None) as servers:
+        links = servers.need(["one", "two"], on_ray=False)
+        urls = {name: link.urls[0] for name, link in links.items()}
+        assert all(answers(url) for url in urls.values())
+        assert servers.need(["two"], on_ray=False)["two"] is links["two"]
+        servers.keep_only(["two"])
+        assert servers.names == ["two"]
+        assert (answers(urls["one"]), answers(urls["two"])) == (False, True)
+    assert not answers(urls["two"])
+
+
+def test_a_server_stays_while_it_is_needed_and_makes_room_for_the_next_model() -> None:
+    detect, gpu = {DETECT: SERVED}, {"resources": {"gpus": 1}}
+    stages = [detect, "annotation.instruct", {"generation.edit": gpu}, {"model_stages:Asks": {}}]
+    models = {"eyes": {"model": "m", "serve": "vllm"}, "echo": {"model": "m", "serve": "vllm"}}
+    apart = segments(built(stages, models=models, engine={"streaming": False}))
+    running = [servers_during(apart, number, False) for number in range(len(apart))]
+    users = [[name for group in part for name in group.stages if group.spec] for part in apart]
+    assert [r for r, u in zip(running, users, strict=True) if u] == [["eyes"], [], ["echo"]]
+    quantile = {"n_objects": {"min_quantile": 0.1}}
+    together = segments(built([{DETECT: {**SERVED, "keep": quantile}}, *stages[1:]], models=models))
+    assert [servers_during(together, number, True) for number in range(2)] == [["eyes"], ["echo"]]
 
 
 # Fingerprints

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ugaf.models.chat import ChatRequest, Message, open_chat
 from ugaf.models.servers import ModelServer, ServerLink, supervised, supervisor
 from ugaf.models.servers.process import ServerProcess
 from ugaf.models.servers.supervised import Status, Timing, free_port, is_free, unhealthy
-from ugaf.models.servers.supervisor import start_servers
+from ugaf.models.servers.supervisor import begin_servers, stop_servers
 
 FAKE = Path(__file__).with_name("fake_model_server.py")
 FAST = Timing(look_s=0.05, probe_s=1.0, hang_s=0.5, grace_s=1.0, delay_s=0.02)
@@ -105,6 +106,17 @@ def killed(link: ServerLink) -> None:
 
 def nothing_left(tag: str) -> None:
     until(lambda: not running(tag), "servers and keepers are gone", 5)
+
+
+@contextmanager
+def start_servers(
+    models: dict[str, ModelServer], names: list[str], on_ray: bool, notify: Callable[[str], None], timing: Timing
+) -> Iterator[dict[str, ServerLink]]:
+    links, handles = begin_servers(models, names, on_ray, notify, timing=timing)
+    try:
+        yield links
+    finally:
+        stop_servers(handles, notify)
 
 
 def started(

@@ -21,6 +21,7 @@ from ugaf import boxes, images, marks
 from ugaf.errors import ConfigError, StopRun
 from ugaf.models import prompts, registry, vlm_writer, vlm_writer_answers
 from ugaf.models.chat import Answer, ChatRequest
+from ugaf.models.servers import ModelServer
 from ugaf.stage import Failure, Row
 from ugaf.wording import layout
 from ugaf.wording.composing import Composer
@@ -192,8 +193,12 @@ def test_prompts_of_the_pipeline_take_the_place_of_ours_and_change_the_fingerpri
     stage, chat = make(lambda _: DECLINED, writer={"prompts": own}, tasks={"remove": 1}, edits_per_image=1)
     assert stage([row_of()]) == [[]]
     assert str(chat.requests[0].messages[1].parts[-1]).startswith("Away with it, 1 time(s). Photograph: 600 x 400")
+    models = {"eyes": ModelServer(model="m", endpoints=["http://127.0.0.1:9/v1"])}
     plain = vlm_writer.VLMWriter.Settings(server="eyes")
-    assert vlm_writer.VLMWriter.depends_on(stage.writer.settings) != vlm_writer.VLMWriter.depends_on(plain)
+    ours = dict.fromkeys(["remove"], prompts.texts("annotation/instruct", {})["remove"])
+    same = vlm_writer.VLMWriter.Settings(server="eyes", prompts=ours)
+    changed = registry.identity(stage.writer.settings, models)["prompts"]
+    assert changed != registry.identity(plain, models)["prompts"] == registry.identity(same, models)["prompts"]
     with pytest.raises(ConfigError, match="did you mean 'remove'"):
         vlm_writer.VLMWriter.Settings(server="eyes", prompts={"removal": "x"})
 

@@ -223,7 +223,8 @@ def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: M
     ):
         raise FitError(
             f"the plan does not fit: its stages need {total:g} GPUs, and there are {machine.gpus:g} that no model "
-            "server takes; with --set engine.streaming=false they run one after the other"
+            "server takes (a worker's share lies on one GPU); with --set engine.streaming=false they run one after the "
+            "other"
         )
     return Pool(group, workers, cpus, gpus, spec.demand(group.lane).fragments)
 

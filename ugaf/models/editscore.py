@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import stage
 from ugaf.models import asking, prompts
@@ -41,6 +41,9 @@ RANGE = 25
 """Ratings are 0..25: the finer scale that the checkpoints were trained on (VIEScore's own is 0..10)."""
 
 SC, PQ = "semantic consistency", "perceptual quality"
+
+FOLDER = "refinement/score"
+Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 
 
 class Ratings(BaseModel):
@@ -86,26 +89,17 @@ class EditScorer:
         max_tokens: int = Field(512, ge=64, description="longest answer, thinking included")
         thinking: bool | None = Field(None, description="ask a hybrid model to think, or not to; null leaves it out")
         image_side: int = Field(1024, ge=64, description="longer side in pixels of the images sent, at most `side`")
-        prompts: dict[str, str] = Field({}, description="texts (or a folder of files) that replace shipped prompts")
-
-        @field_validator("prompts", mode="before")
-        @classmethod
-        def _given(cls, value: Any) -> dict[str, str]:
-            return prompts.given(value, "refinement/score")
+        prompts: Prompts = Field({}, description="texts (or a folder of files) that replace shipped prompts")
 
     @classmethod
     def needs(cls, settings: EditScorer.Settings) -> Needs:  # noqa: ARG003
         return chat_needs()
 
-    @classmethod
-    def depends_on(cls, settings: EditScorer.Settings) -> dict[str, Any]:
-        return {"prompts": prompts.digest("refinement/score", settings.prompts)}
-
     def __init__(self, settings: EditScorer.Settings, servers: Servers) -> None:
         self.settings = settings
         self.chat = open_chat(servers[settings.server])
         self.name = f"editscore:{self.chat.model}"
-        self.texts = prompts.texts("refinement/score", settings.prompts)
+        self.texts = prompts.texts(FOLDER, settings.prompts)
 
     def score(self, pairs: Iterable[Pair]) -> list[Scores | Failure]:
         results = asking.ask_all(self.chat, pairs, self._questions)

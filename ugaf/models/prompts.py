@@ -11,10 +11,27 @@ import functools
 import hashlib
 import string
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 from ugaf.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class PromptsOf:
+    """Marks an engine's setting `prompts: Annotated[dict[str, str], PromptsOf("annotation/instruct")]`.
+
+    What is given for it is read and checked by `given`, and a fingerprint takes the `digest` of the texts that count.
+    """
+
+    folder: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(lambda value: given(value, self.folder), handler(source))
 
 
 @functools.cache
@@ -60,7 +77,7 @@ def texts(folder: str, changed: Mapping[str, str]) -> dict[str, str]:
 
 
 def digest(folder: str, changed: Mapping[str, str]) -> str:
-    """Hash of the prompts that count, for `depends_on`: an edit of a shipped file makes new columns too."""
+    """Hash of the prompts that count: an edit of a shipped file makes new columns too."""
     content = "\0".join(f"{name}\0{text}" for name, text in sorted(texts(folder, changed).items()))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from ugaf.errors import ConfigError, explain_validation, nearest
+from ugaf.models.prompts import PromptsOf, digest
 from ugaf.needs import Needs, together
 
 ENGINES: dict[str, dict[str, str]] = {
@@ -135,8 +136,8 @@ def identity(settings: BaseModel, models: Mapping[str, Any] | None = None) -> di
     """What of some settings the columns depend on, as plain data: what goes into a fingerprint.
 
     Left out: settings marked `operational` (how the work is done, not what comes out). An engine is its name, version
-    and own identity, and what its classmethod `depends_on(settings)` gives (the text of prompts, say). A server is its
-    entry's `identity()` in `models` (which model), not its name. Raises ConfigError for a server that is not there.
+    and own identity. Prompts are the texts that count, shipped ones too. A server is its entry's `identity()` in
+    `models` (which model), not its name. Raises ConfigError for a server that is not there.
     """
     dumped = settings.model_dump(mode="json")
     found: dict[str, Any] = {}
@@ -150,6 +151,8 @@ def identity(settings: BaseModel, models: Mapping[str, Any] | None = None) -> di
             specs = value if engine.many else {"": value}
             told = {key: _engine_identity(engine.interface, spec, models) for key, spec in specs.items()}
             found[name] = told if engine.many else told[""]
+        elif (prompted := _marked(field, PromptsOf)) is not None:
+            found[name] = digest(prompted.folder, value)
         elif _marked(field, ServerRef) is not None and value:
             found[name] = _server(value, models or {}).identity()
         else:
@@ -171,9 +174,7 @@ def engines_in(settings: BaseModel) -> list[tuple[str, str, dict[str, Any]]]:
 
 def _engine_identity(interface: str, spec: Mapping[str, Any], models: Mapping[str, Any] | None) -> dict[str, Any]:
     cls, settings = engine_class(interface, spec), settings_of(interface, spec)
-    more = cls.depends_on(settings) if hasattr(cls, "depends_on") else {}
-    own = identity(settings, models)
-    return {"engine": spec["engine"], **own, **more, "version": getattr(cls, "version", 1)}
+    return {"engine": spec["engine"], **identity(settings, models), "version": getattr(cls, "version", 1)}
 
 
 def _server(name: str, models: Mapping[str, Any]) -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import images, marks, stage
 from ugaf.models import asking, prompts
@@ -37,6 +37,7 @@ else:
 
 FOLDER = "annotation/screen"
 """Of the prompts: `system`, and the question, in `words` without a photograph and in `picture` with one."""
+Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 CAPTION = 600
 """Most characters of a caption that are told."""
 OK = "ok"
@@ -117,22 +118,13 @@ class LLMScreener:
         top_p: float | None = Field(0.95, gt=0, le=1, description="Of sampling; null leaves it to the server.")
         top_k: int | None = Field(20, ge=1, description="Of sampling; null leaves it out, for servers without it.")
         max_tokens: int = Field(4096, ge=64, description="Longest answer, in tokens, with what the model thinks first.")
-        prompts: dict[str, str] = Field(
+        prompts: Prompts = Field(
             {}, description="Other prompts: a folder of .md files, or texts by name; null or {} takes those of ugaf."
         )
-
-        @field_validator("prompts", mode="before")
-        @classmethod
-        def _known_prompts(cls, value: Any) -> dict[str, str]:
-            return prompts.given(value, FOLDER)
 
     @classmethod
     def needs(cls, settings: LLMScreener.Settings) -> Needs:  # noqa: ARG003
         return replace(chat_needs(), reads=("target",), optional_reads=("caption",))
-
-    @classmethod
-    def depends_on(cls, settings: LLMScreener.Settings) -> dict[str, Any]:
-        return {"prompts": prompts.digest(FOLDER, settings.prompts)}
 
     def __init__(self, settings: LLMScreener.Settings, servers: Servers) -> None:
         self.settings = settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import boxes, marks, stage, verification
 from ugaf.boxes import Box
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ugaf.models.servers import Servers
 
 GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
+
+FOLDER = "refinement/verify"
+Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 
 
 class RuleVerifier:
@@ -179,26 +182,17 @@ class VLMVerifier:
             0.25, ge=0, description="what a crop shows around its box on each side, as a share of the box's longer side"
         )
         max_crops: int = Field(4, ge=1, description="target boxes judged one by one; more are judged in one crop")
-        prompts: dict[str, str] = Field({}, description="texts (or a folder of files) that replace shipped prompts")
-
-        @field_validator("prompts", mode="before")
-        @classmethod
-        def _given(cls, value: Any) -> dict[str, str]:
-            return prompts.given(value, "refinement/verify")
+        prompts: Prompts = Field({}, description="texts (or a folder of files) that replace shipped prompts")
 
     @classmethod
     def needs(cls, settings: VLMVerifier.Settings) -> Needs:  # noqa: ARG003
         return replace(chat_needs(), reads=("instruction",))
 
-    @classmethod
-    def depends_on(cls, settings: VLMVerifier.Settings) -> dict[str, Any]:
-        return {"prompts": prompts.digest("refinement/verify", settings.prompts)}
-
     def __init__(self, settings: VLMVerifier.Settings, servers: Servers) -> None:
         self.settings = settings
         self.chat = open_chat(servers[settings.server])
         self.name = f"vlm:{self.chat.model}"
-        self.texts = prompts.texts("refinement/verify", settings.prompts)
+        self.texts = prompts.texts(FOLDER, settings.prompts)
 
     def verify(self, cases: Iterable[Case]) -> list[Verification | Failure]:
         results = asking.ask_all(self.chat, cases, self._questions)

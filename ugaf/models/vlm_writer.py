@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from ugaf import images, marks
 from ugaf.errors import StopRun
@@ -23,13 +23,14 @@ from ugaf.models import prompts, vlm_writer_answers
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.registry import ServerName
 from ugaf.needs import Needs
-from ugaf.stage import Failure
+from ugaf.stage import Failure, Settings
 from ugaf.wording.composing import Assignment, Brief, Composed, Composition
 from ugaf.wording.layout import Layout, Target, where
 from ugaf.wording.places import Place
 
 FOLDER = "annotation/instruct"
 """Of the prompts: `system`, `chinese` (added where Chinese is asked for), and one named for each task."""
+Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 MARGIN = 0.25
 """Surroundings shown in a crop, as a share of the box's longer side, on each side."""
 COLOURS = (("red", marks.RED), ("blue", marks.BLUE))
@@ -48,9 +49,7 @@ class VLMWriter:
     }  # fmt: skip
     """Default weights, ours: FineEdit publishes none. Its benchmark's tasks (add, remove, replace) get the most."""
 
-    class Settings(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-
+    class Settings(Settings):
         server: ServerName = Field(description="Entry of `models:` that answers: a vision-language model.")
         instructions_per_request: int = Field(
             2, ge=1, le=8, description="Different instructions asked for about one task and object at once."
@@ -68,22 +67,13 @@ class VLMWriter:
         )
         image_side: int = Field(1024, ge=64, description="Longer side of the photograph as it is sent, pixels.")
         crop_side: int = Field(512, ge=32, description="Longer side of a marked object's crop as it is sent, pixels.")
-        prompts: dict[str, str] = Field(
+        prompts: Prompts = Field(
             {}, description="Other prompts: a folder of .md files, or texts by name; null or {} takes those of ugaf."
         )
-
-        @field_validator("prompts", mode="before")
-        @classmethod
-        def _known_prompts(cls, value: Any) -> dict[str, str]:
-            return prompts.given(value, FOLDER)
 
     @classmethod
     def needs(cls, settings: Settings) -> Needs:  # noqa: ARG003
         return replace(chat_needs(), optional_reads=("caption",))
-
-    @classmethod
-    def depends_on(cls, settings: Settings) -> dict[str, str]:
-        return {"prompts": prompts.digest(FOLDER, settings.prompts)}
 
     def __init__(self, settings: Settings, servers: Mapping[str, Any]) -> None:
         self.settings = settings

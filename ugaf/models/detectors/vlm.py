@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ugaf import images
 from ugaf.models import prompts
@@ -29,6 +29,7 @@ from ugaf.needs import Needs, together
 from ugaf.stage import Failure
 
 FOLDER = "annotation/detect"
+Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 PATCH = 28
 """Qwen2.5-VL sees pictures whose sides are multiples of this many pixels, and counts pixels there."""
 RELATIVE = 1000
@@ -59,22 +60,11 @@ class VLMDetector:
         top_k: int | None = Field(None, ge=1, description="Top-k sampling; null: the server's own.")
         max_tokens: int = Field(2048, ge=64, description="Longest answer in tokens.")
         thinking: bool | None = Field(None, description="Ask a hybrid model to think, or not to; null leaves it out.")
-        prompts: dict[str, str] = Field(
-            {}, description="Prompts in place of those that ship: a folder, or texts by name."
-        )
-
-        @field_validator("prompts", mode="before")
-        @classmethod
-        def _known_prompts(cls, value: Any) -> dict[str, str]:
-            return prompts.given(value, FOLDER)
+        prompts: Prompts = Field({}, description="Prompts in place of those that ship: a folder, or texts by name.")
 
     @classmethod
     def needs(cls, settings: Settings) -> Needs:
         return together([chat_needs(), Needs(reads=settings.columns, optional_reads=("caption",))])
-
-    @classmethod
-    def depends_on(cls, settings: Settings) -> dict[str, Any]:
-        return {"prompts": prompts.digest(FOLDER, settings.prompts)}
 
     def __init__(self, settings: Settings, servers: Mapping[str, Any]) -> None:
         self.settings = settings

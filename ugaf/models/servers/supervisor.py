@@ -7,9 +7,9 @@ On Ray every server has an actor that reserves its CPUs and GPUs and keeps the p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -174,32 +174,6 @@ def _url(status: Status) -> str:
     return status.url or ""
 
 
-@contextmanager
-def start_servers(
-    models: Mapping[str, ModelServer],
-    names: Iterable[str],
-    on_ray: bool,
-    notify: Notify,
-    across_nodes: bool = False,
-    timing: Timing | None = None,
-) -> Iterator[dict[str, ServerLink]]:
-    """Links to the servers of these entries. Those that the pipeline starts are started side by side, are healthy when
-    the block is entered, and are stopped when it is left.
-
-    across_nodes: Ray is a cluster, to which nodes may still be added: servers listen on their node's address. They do
-    so too if there are several nodes already; else they listen on 127.0.0.1.
-
-    Raises:
-        StopRun: a server cannot start; with its command line and the end of its log.
-        UgafError: Ray has no room for a server; with what is missing.
-    """
-    links, handles = begin_servers(models, names, on_ray, notify, across_nodes, timing)
-    try:
-        yield links
-    finally:
-        stop_servers(handles, notify)
-
-
 Handles = dict[str, list[Handle]]
 
 
@@ -211,9 +185,16 @@ def begin_servers(
     across_nodes: bool = False,
     timing: Timing | None = None,
 ) -> tuple[dict[str, ServerLink], Handles]:
-    """As `start_servers`, for a caller that stops them one by one: links, and by name what `stop_servers` takes.
+    """Links to the servers of these entries, and by name what `stop_servers` takes. Those that the pipeline starts are
+    started side by side, and are healthy when this returns. If one cannot start, or the wait is interrupted, all are
+    stopped before the error is raised.
 
-    If one cannot start, or the wait is interrupted, all are stopped before the error is raised.
+    across_nodes: Ray is a cluster, to which nodes may still be added: servers listen on their node's address. They do
+    so too if there are several nodes already; else they listen on 127.0.0.1.
+
+    Raises:
+        StopRun: a server cannot start; with its command line and the end of its log.
+        UgafError: Ray has no room for a server; with what is missing.
     """
     names = list(dict.fromkeys(names))
     started = {name: models[name] for name in names if models[name].is_started}
