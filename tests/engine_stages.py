@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf.stage import Outcome, Row, RowError, Settings, Stage
+from ugaf.across import RunRows
+from ugaf.stage import Failure, Outcome, Row, RowError, Settings, Stage
 
 
 def note(folder: str, stage: str, row_id: str) -> None:
@@ -134,3 +135,45 @@ class Flip(Stage):
             "draw": float(self.rng(row).random()),
             "donor_mean": None if donor is None else donor["mean"],
         }
+
+
+class Twins(Stage):
+    """Compares the rows of the whole run: links each with those of nearly the same mean."""
+
+    reads = ("mean",)
+    writes = pa.schema(
+        [
+            pa.field("twins", pa.list_(pa.struct([("id", pa.string()), ("apart", pa.float64())]))),
+            pa.field("compared", pa.int32()),
+        ]
+    )
+    keep: ClassVar[dict[str, Any]] = {"twins": {"distinct": {"where": {"apart": {"max": 0.5}}, "best": ["mean"]}}}
+    whole_run = True
+
+    class Settings(Settings):
+        trace: str = ""
+        within: float = 5.0
+        fail_id: str = ""
+        stop_after: int = Field(0, description="raise after so many fragments")
+
+    def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[Outcome]]]:
+        tables = dict(zip(run.fragments, run.map(_means, run.fragments), strict=True))
+        every = [row for table in tables.values() for row in table]
+        for number, (fragment, table) in enumerate(tables.items()):
+            if self.settings.stop_after and number >= self.settings.stop_after:
+                raise RuntimeError("asked to stop")
+            due = [row for row in table if row["pending"]]
+            if due:
+                yield fragment, [self._outcome(row, every) for row in due]
+
+    def _outcome(self, row: dict[str, Any], every: list[dict[str, Any]]) -> Outcome:
+        note(self.settings.trace, "twins", row["id"])
+        if row["id"] == self.settings.fail_id:
+            return Failure("RowError", "asked to fail")
+        apart = {other["id"]: abs(other["mean"] - row["mean"]) for other in every if other["id"] != row["id"]}
+        near = sorted((gap, key) for key, gap in apart.items() if gap <= self.settings.within)
+        return {"twins": [{"id": key, "apart": gap} for gap, key in near], "compared": len(apart)}
+
+
+def _means(run: RunRows, fragment: str) -> list[dict[str, Any]]:
+    return run.table(fragment, ["mean"]).to_pylist()

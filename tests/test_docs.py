@@ -21,7 +21,8 @@ from chat_fakes import FakeChat
 from pydantic import BaseModel
 
 from ugaf import cli, config, images, runner
-from ugaf.config import EngineSettings, PipelineSettings, ReportSettings, Resources
+from ugaf.config import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings, Resources
+from ugaf.distinct import Distinct
 from ugaf.errors import ConfigError
 from ugaf.export import ExportSettings
 from ugaf.export import columns as export_columns
@@ -48,6 +49,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "engine": EngineSettings,
     "resources": Resources,
     "models": ModelServer,
+    "quantiles": QuantileSettings,
+    "distinct": Distinct,
     "placement": PlacementSettings,
     "lora": Lora,
     "cache": Cache,
@@ -331,6 +334,25 @@ def test_the_guide_s_tests_pass() -> None:
 def test_python_blocks_are_python(page: Path) -> None:
     for block in blocks(page.read_text(), "python"):
         compile(block, page.name, "exec")
+
+
+def test_the_guide_s_stage_of_the_whole_run_links_what_it_says(
+    tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = next(block for block in blocks(GUIDE, "python") if "def across" in block)
+    (tmp_path / "same_size.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    small = images.encode(photos["coffee"][:64, :80])
+    other = images.encode(photos["coffee"][64:128, :80])
+    for name, data in (("a", small), ("b", other), ("c", images.encode(photos["coffee"][:50, :80]))):
+        (tmp_path / "photos" / f"{name}.png").write_bytes(data)
+    document = {"name": "guide", "inputs": [str(tmp_path / "photos")], "output": str(tmp_path / "run")}
+    checked = config.parse({**document, "stages": ["same_size:SameSize"], "engine": {"executor": "inline"}})
+    runner.run(checked, runner.RunOptions(), lambda _: None, lambda _: None)
+    rows = [row for part in RunView(checked.output).rows("image", ["same_size", "height"]) for row in part.to_pylist()]
+    assert sorted((row["height"], len(row["same_size"])) for row in rows) == [(50, 0), (64, 1), (64, 1)]
+    assert sorted(row["status"] for row in rows) == ["kept", "kept", "rejected"]
 
 
 def test_the_guide_s_model_stage_is_a_stage() -> None:

@@ -28,8 +28,10 @@ from ugaf.spec import (
     INGEST,
     Resources,
     StageSpec,
+    check_best,
     check_lanes,
     check_levels,
+    check_whole_run,
     digest,
     fingerprint_of,
     merged_keep,
@@ -50,6 +52,21 @@ class EngineSettings(Settings):
     row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
 
 
+class QuantileSettings(Settings):
+    """Where the numbers of quantile rules come from."""
+
+    source: str = Field(
+        "run",
+        description="run: fitted on all values of this run; frozen: once fitted, they stay when the run grows; or the "
+        "folder of another run, whose numbers judge this one",
+    )
+    exact_rows: int = Field(
+        10_000_000,
+        ge=1000,
+        description="up to so many values a quantile is exact; above, that of a sample of them",
+    )
+
+
 class ReportSettings(Settings):
     """The HTML report."""
 
@@ -66,6 +83,7 @@ class PipelineSettings(Settings):
     seed: int = Field(0, description="every random choice derives from it, the stage and the row")
     fragment_rows: int = Field(256, ge=1, description="photographs a fragment; fixed for a fragment once it is cut")
     stages: list[Any] = Field(min_length=1, description="the steps, in order")
+    quantiles: QuantileSettings = QuantileSettings()
     models: dict[str, ModelServer] = Field({}, description="model servers, by the name that stages give for `server`")
     engine: EngineSettings = EngineSettings()
     export: ExportSettings = ExportSettings()
@@ -208,6 +226,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
         check_levels(name, cls, level, is_pairs, providers, specs)
         check_lanes(spec, providers, specs)
         specs.append(spec)
+        _check_columns(spec, specs, schema, is_pairs)
         for column in cls.writes.names:
             if column in ("id", "parent", "error"):
                 raise ConfigError(f"{name}: the column name {column!r} is the engine's own")
@@ -217,6 +236,18 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
         fingerprints[name] = spec.fingerprint
         level = "edit" if cls.fans_out else level
     return Pipeline(settings, tuple(specs), schema, providers)
+
+
+def _check_columns(spec: StageSpec, specs: Sequence[StageSpec], schema: pa.Schema, is_pairs: bool) -> None:
+    """The checks that need the columns' types, and whether they are of photographs or of edits."""
+    types = {field.name: field.type for field in schema}
+    own = set(types) if is_pairs or spec.level == "image" else set()
+    for other in specs:
+        types.update({field.name: field.type for field in other.cls.writes})
+        written = "edit" if other.cls.fans_out else other.level
+        own |= set(other.cls.writes.names) if written == spec.level else set()
+    check_best(spec, types, own)
+    check_whole_run(spec, own)
 
 
 def stage_class(name: str) -> type[Stage]:

@@ -13,15 +13,17 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ugaf.across import RunRows, run_stage
 from ugaf.config import Pipeline
 from ugaf.errors import UgafError
 from ugaf.monitor import BatchedJournal, Monitor
 from ugaf.plan import Group, Machine, left_by_servers, servers_during, size_pools
-from ugaf.worker import StageWorker, Task
+from ugaf.worker import StageWorker, Task, one_thread
 
 OBJECT_STORE_BYTES = 160 << 20
 """A local Ray's shared memory: only names of fragments pass through it."""
@@ -160,6 +162,8 @@ class RayEngine:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
         engine = pipeline.settings.engine
         for number, groups in enumerate(segments):
+            if any(group.whole_run for group in groups):
+                continue
             servers = servers_during(segments, number, engine.streaming)
             size_pools(groups, left_by_servers(self.machine(), pipeline, servers), engine.workers)
 
@@ -206,6 +210,27 @@ class RayEngine:
                 problem = ray.get(self.monitor.problem.remote()) or _cause(error)
                 raise RunError(f"a worker stopped the run: {problem}") from error
 
+    def run_whole(self, run: RunRows, seed: int, progress: Progress) -> None:
+        """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""
+        import ray
+
+        run.mapper = self._map
+        with self._watch(progress):
+            run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
+
+    def _map(self, run: RunRows, function: Callable[[RunRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """function(run, item) of each item in order, as many at once as there are CPUs."""
+        import ray
+
+        task, shared = ray.remote(_one_item), ray.put(run)
+        most, waiting = max(1, int(self.machine().cpus)), deque[Any]()
+        for item in items:
+            waiting.append(task.options(num_cpus=1).remote(shared, function, item))
+            if len(waiting) >= most:
+                yield _answer(waiting.popleft())
+        while waiting:
+            yield _answer(waiting.popleft())
+
     @contextmanager
     def _watch(self, progress: Progress) -> Iterator[None]:
         import ray
@@ -224,6 +249,20 @@ class RayEngine:
             done.set()
             thread.join()
         progress(ray.get(self.monitor.snapshot.remote()))
+
+
+def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:
+    one_thread()
+    return function(run, item)
+
+
+def _answer(task: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise RunError(f"a task stopped the run: {_cause(error)}") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ugaf.columns import CHILDREN
+from ugaf.columns import CHILDREN, heavy_columns
 from ugaf.config import StageSpec
 from ugaf.errors import StopRun
 from ugaf.rules import Rule
@@ -23,6 +23,38 @@ def child_id(parent: str, spec: StageSpec, values: Mapping[str, Any]) -> str:
     """An edit's id: a hash of its photograph's id and the columns that the stage names in `identity`."""
     identity = [parent, *(values[name] for name in spec.cls.identity)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def stored(
+    schema: pa.Schema, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome], attempts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The rows' new columns as they are stored; an outcome that does not fit the part's schema becomes a failure.
+
+    Values are those that reading the part gives (float32 rounded, tuples as lists, absent fields null), so that the
+    next stage sees the same whether the row flows on or the run was interrupted.
+    """
+    records = [
+        {"id": row.id, "attempt": attempt, **_columns_of(spec, row, outcome)}
+        for row, outcome, attempt in zip(rows, outcomes, attempts, strict=True)
+    ]
+    table = as_table(schema, records)
+    if isinstance(table, Exception):
+        for number, record in enumerate(records):
+            problem = as_table(schema, [record])
+            if isinstance(problem, Exception):
+                records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": misfit(problem)}
+        table = pa.Table.from_pylist(records, schema=schema)
+    light = table.drop_columns(list(heavy_columns(schema))).to_pylist()
+    return [record | values for record, values in zip(records, light, strict=True)]
+
+
+def _columns_of(spec: StageSpec, row: Row, outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        return {"error": str(outcome)}
+    try:
+        return {CHILDREN: children_of(spec, row, outcome)} if spec.cls.fans_out else checked(spec, outcome)
+    except (TypeError, ValueError, KeyError) as error:
+        return {"error": misfit(error)}
 
 
 def as_table(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> pa.Table | Exception:

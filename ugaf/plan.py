@@ -1,9 +1,10 @@
 """What would run, and on what: decided before anything starts, as pure functions of the pipeline and the machine.
 
-A pipeline is cut into *segments* at its barriers (a stage with quantile rules ends one, since its bounds need the whole
-run; without `engine.streaming`, so does every stage with workers of its own). A segment is one streaming plan of
-*groups*; a group is one pool of workers that run neighbouring CPU stages together, or one stage with workers of its
-own, or one lane of such a stage. Within a group, a stage that needs its whole fragment (peers) starts a new *chain*.
+A pipeline is cut into *segments* at its barriers: a stage with rules that need the whole run ends one, a stage that
+compares the rows of the whole run is one by itself, and so is, without `engine.streaming`, every stage with workers of
+its own. A segment is one streaming plan of *groups*; a group is one pool of workers that run neighbouring CPU stages
+together, or one stage with workers of its own, or one lane of such a stage. Within a group, a stage that needs its
+whole fragment (peers) starts a new *chain*.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class Group:
         return tuple(name for chain in self.chains for name in chain)
 
     @property
+    def whole_run(self) -> bool:
+        """Whether it is a stage that compares the rows of the whole run: it has no pool, and its segment to itself."""
+        return self.spec is not None and self.spec.cls.whole_run
+
+    @property
     def name(self) -> str:
         return "+".join(self.stages) + (f"[{self.lane}]" if self.lane else "")
 
@@ -76,6 +82,12 @@ def segments(pipeline: Pipeline, until: str | None = None) -> list[list[Group]]:
     if until is not None:
         specs = [] if until == INGEST else specs[: specs.index(pipeline.stage(until)) + 1]
     for spec in specs:
+        if spec.cls.whole_run:
+            last = [*groups, Group(tuple(chains), None)] if chains else groups
+            out.extend([last] if last else [])
+            out.append([Group(((spec.name,),), spec)])
+            groups, chains = [], []
+            continue
         if spec.own_pool:
             if chains:
                 groups.append(Group(tuple(chains), None))
@@ -88,7 +100,7 @@ def segments(pipeline: Pipeline, until: str | None = None) -> list[list[Group]]:
             chains[-1] = (*chains[-1], spec.name)
         else:
             chains.append((spec.name,))
-        if spec.has_quantiles:
+        if spec.needs_fit:
             last = [*groups, Group(tuple(chains), None)] if chains else groups
             out.extend([last] if last else [])
             groups, chains = [], []

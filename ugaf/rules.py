@@ -7,54 +7,71 @@ a threshold recomputes nothing. A pipeline writes them by column::
       rgb_entropy: {min: 5.5}
       saturation: {min_quantile: 0.02, max_quantile: 0.98}
       screen: {one_of: [ok]}
+      neighbours: {distinct: {where: {similarity: {min: 0.95}}, best: [width]}}
 
 The first rule that a row breaks is its reason. A missing value (null) breaks no rule; NaN breaks every bound.
-Quantile rules become `min` and `max` by `fit`, on the values of the run itself (linear interpolation, as numpy's).
+Quantile rules become `min` and `max` by `ugaf.fitting`, on the values of the run itself (linear interpolation, as
+numpy's); `distinct` (see `ugaf.distinct`) gets the rows that it turns down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
+from pydantic import ValidationError
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.distinct import Distinct, Losers, check_links
+from ugaf.errors import ConfigError, explain_validation, nearest
 
+DISTINCT = "distinct"
 _NUMERIC = ("min", "max", "min_quantile", "max_quantile")
 _ANY = ("equals", "one_of", "none_of")
+_KINDS = (*_NUMERIC, *_ANY, DISTINCT)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One bound on one column. `bound` is the number (or list of values); `quantile` what it was fitted from."""
+    """One bound on one column.
+
+    bound: the number, list of values or `Distinct`. quantile: what the number was fitted from. sampled: how many of the
+    run's values it was fitted on, where not on all. losers: of a fitted `distinct`, the rows that it turns down.
+    """
 
     column: str
     kind: str
     bound: Any
     quantile: float | None = None
+    sampled: int | None = None
+    losers: Losers | None = field(default=None, compare=False)
 
     @property
     def needs_fit(self) -> bool:
-        return self.kind.endswith("_quantile")
+        return self.kind.endswith("_quantile") or (self.kind == DISTINCT and self.losers is None)
 
     @property
     def key(self) -> str:
         """The rule as a reason without the row's value: `rgb_entropy < 5.5`."""
-        return f"{self.column} {self._failing()}"
+        return f"{self.column}: near-duplicate" if self.kind == DISTINCT else f"{self.column} {self._failing()}"
 
-    def text(self, value: Any) -> str:
-        """The reason with the row's value: `rgb_entropy 3.1 < 5.5`."""
+    def text(self, value: Any, key: str = "") -> str:
+        """The reason with the row's value (or, for `distinct`, by its id): `rgb_entropy 3.1 < 5.5`."""
+        if self.losers is not None:
+            return f"{self.key} of {self.losers.winner(key)}"
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         return f"{self.column} {shown} {self._failing()}"
 
-    def broken(self, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
-        """bool (n,): True where the value breaks the rule."""
+    def broken(self, table: pa.Table) -> np.ndarray:
+        """bool (n,): True where the row breaks the rule. `table` has the rule's column and, for `distinct`, `id`."""
         if self.needs_fit:
-            raise ValueError(f"the quantile rule on {self.column} has not been fitted")
+            raise ValueError(f"the rule {self.kind} on {self.column} has not been fitted")
+        if self.losers is not None:
+            return self.losers.mask(table.column("id").to_pylist())
+        values = table.column(self.column)
         if self.kind in ("min", "max"):
             numbers, missing = _numbers(values)
             within = numbers >= self.bound if self.kind == "min" else numbers <= self.bound
@@ -64,13 +81,21 @@ class Rule:
         inside = np.array([value in listed for value in values.to_pylist()], dtype=bool)
         return present & (inside if self.kind == "none_of" else ~inside)
 
-    def fitted(self, values: np.ndarray) -> Rule:
-        """The same rule with its bound taken from the values (nulls and NaN left out)."""
+    def fitted(self, values: np.ndarray, sampled: bool = False) -> Rule:
+        """The same rule with its bound taken from the values (nulls and NaN left out); `sampled`: not of all rows."""
         finite = values[np.isfinite(values)]
         kind = self.kind.removesuffix("_quantile")
         if not len(finite):
-            return replace(self, kind=kind, bound=-np.inf if kind == "min" else np.inf, quantile=self.bound)
-        return replace(self, kind=kind, bound=float(np.quantile(finite, self.bound)), quantile=self.bound)
+            return self.frozen(-np.inf if kind == "min" else np.inf)
+        return replace(self.frozen(float(np.quantile(finite, self.bound))), sampled=len(finite) if sampled else None)
+
+    def frozen(self, bound: float) -> Rule:
+        """A quantile rule with a number that was fitted before."""
+        return replace(self, kind=self.kind.removesuffix("_quantile"), bound=bound, quantile=self.bound)
+
+    def turning_down(self, losers: Losers) -> Rule:
+        """A `distinct` rule with the rows that it turns down."""
+        return replace(self, losers=losers)
 
     def _failing(self) -> str:
         quantile = "" if self.quantile is None else f" (quantile {self.quantile:g})"
@@ -94,10 +119,10 @@ def parse(keep: Mapping[str, Any], schema: pa.Schema, where: str) -> tuple[Rule,
             continue
         if not isinstance(bounds, Mapping):
             raise ConfigError(f"{setting}: write bounds such as {{min: 5.5}} (got {bounds!r})")
-        field = schema.field(column)
-        for kind in sorted(bounds, key=lambda k: [*_NUMERIC, *_ANY].index(k) if k in (*_NUMERIC, *_ANY) else 99):
+        type = schema.field(column).type
+        for kind in sorted(bounds, key=lambda k: _KINDS.index(k) if k in _KINDS else len(_KINDS)):
             if bounds[kind] is not None:
-                rules.append(_rule(column, kind, bounds[kind], field.type, f"{setting}.{kind}"))
+                rules.append(_rule(column, kind, bounds[kind], type, f"{setting}.{kind}"))
     return tuple(rules)
 
 
@@ -105,7 +130,7 @@ def judge(rules: Sequence[Rule], table: pa.Table) -> np.ndarray:
     """The first rule that each row breaks: int16 (n,), -1 for none."""
     first = np.full(table.num_rows, -1, dtype=np.int16)
     for number, rule in enumerate(rules):
-        first[rule.broken(table.column(rule.column)) & (first < 0)] = number
+        first[rule.broken(table) & (first < 0)] = number
     return first
 
 
@@ -114,15 +139,19 @@ def describe(rules: Sequence[Rule]) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for rule in rules:
         entry = out.setdefault(rule.column, {})
-        entry[rule.kind] = rule.bound
+        entry[rule.kind] = rule.bound.model_dump(exclude_none=True) if rule.kind == DISTINCT else rule.bound
         if rule.quantile is not None:
             entry[f"{rule.kind}_quantile"] = rule.quantile
+        if rule.sampled is not None:
+            entry["sampled_rows"] = rule.sampled
     return out
 
 
 def _rule(column: str, kind: str, bound: Any, type: pa.DataType, where: str) -> Rule:
-    if kind not in (*_NUMERIC, *_ANY):
-        raise ConfigError(f"{where}: unknown kind of rule{nearest(kind, [*_NUMERIC, *_ANY])}")
+    if kind not in _KINDS:
+        raise ConfigError(f"{where}: unknown kind of rule{nearest(kind, _KINDS)}")
+    if kind == DISTINCT:
+        return Rule(column, kind, _distinct(bound, type, where))
     if kind in _NUMERIC:
         if not (pat.is_integer(type) or pat.is_floating(type)):
             raise ConfigError(f"{where}: the column is {type}, so use {', '.join(_ANY)}")
@@ -133,6 +162,15 @@ def _rule(column: str, kind: str, bound: Any, type: pa.DataType, where: str) -> 
     if kind in ("one_of", "none_of") and not isinstance(bound, list):
         raise ConfigError(f"{where}: expected a list (got {bound!r})")
     return Rule(column, kind, bound)
+
+
+def _distinct(bound: Any, type: pa.DataType, where: str) -> Distinct:
+    try:
+        distinct = Distinct.model_validate(bound)
+    except ValidationError as error:
+        raise ConfigError(explain_validation(error, where, Distinct)) from error
+    check_links(distinct, type, where)
+    return distinct
 
 
 def _numbers(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:

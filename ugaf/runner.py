@@ -18,16 +18,18 @@ import numpy as np
 import yaml
 
 from ugaf import __version__, rules
+from ugaf.across import rows_of, run_stage
 from ugaf.columns import SOURCES, Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.engine import MakeTask, RayEngine, cluster_address, run_inline
 from ugaf.errors import ConfigError
+from ugaf.fitting import fit
 from ugaf.ingest import SourceRef, list_sources
 from ugaf.models.servers import ServerLink
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.storage import Storage, ahead, parquet_bytes
-from ugaf.verdicts import FAILED, Fits, duplicates, fit, judge_all
+from ugaf.verdicts import FAILED, Fits, duplicates, judge_all
 from ugaf.versions import package_versions
 from ugaf.view import RUN_FILE
 from ugaf.worker import Task
@@ -91,6 +93,11 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
                     engine = stack.enter_context(RayEngine(options.address))
                     engine.check([work.groups, *parts[number + 1 :]], pipeline)
                 servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
+            if work.groups[0].whole_run:
+                _run_whole(columns, found, work.groups[0], options, engine, progress)
+                found = survey(columns)
+                save_record(columns, found.fits)
+                continue
             servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
             links = servers.need(servers_of(work.groups), on_ray=not inline)
             make_task = _task_maker(columns, found.fits, options, links)
@@ -100,6 +107,19 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
                 engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
             found = survey(columns)
             save_record(columns, found.fits)
+
+
+def _run_whole(
+    columns: Columns, found: Survey, group: Group, options: RunOptions, engine: RayEngine | None, progress: Any
+) -> None:
+    """One stage that compares the rows of the whole run."""
+    assert group.spec is not None
+    rows = rows_of(columns, group.spec, columns.fragments(), found.skips, found.fits, options.retry_failed)
+    seed = columns.pipeline.settings.seed
+    if engine is None:
+        run_stage(rows, seed)
+    else:
+        engine.run_whole(rows, seed, progress)
 
 
 class RunningServers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.types as pat
 from pydantic import Field
 
 from ugaf import rules
@@ -94,7 +96,8 @@ class StageSpec:
         return self.needs if lane is None else self.lanes[lane]
 
     @property
-    def has_quantiles(self) -> bool:
+    def needs_fit(self) -> bool:
+        """Whether its keep rules need the whole run."""
         return any(rule.needs_fit for rule in self.rules)
 
     def build(self, seed: int, servers: Mapping[str, Any] | None = None, lane: str | None = None) -> Stage:
@@ -113,12 +116,53 @@ def merged_keep(defaults: Mapping[str, Any], given: Any, name: str) -> dict[str,
     merged: dict[str, Any] = {column: dict(bounds) for column, bounds in defaults.items()}
     for column, bounds in given.items():
         if isinstance(bounds, Mapping) and isinstance(merged.get(column), dict):
+            bounds = {kind: _merged_distinct(merged[column], kind, bound) for kind, bound in bounds.items()}
             sides = {kind.removesuffix("_quantile") for kind in map(str, bounds)}
             others = {k: v for k, v in merged[column].items() if k.removesuffix("_quantile") not in sides}
             merged[column] = {**others, **bounds}
         else:
             merged[column] = bounds
     return merged
+
+
+def _merged_distinct(defaults: Mapping[str, Any], kind: Any, bound: Any) -> Any:
+    """What a pipeline says of a `distinct` rule, over the stage's default; null takes a bound of its `where` away."""
+    default = defaults.get(kind)
+    if kind != rules.DISTINCT or not (isinstance(default, Mapping) and isinstance(bound, Mapping)):
+        return bound
+    given = bound.get("where", {})
+    if not isinstance(given, Mapping):
+        return bound
+    where = {name: inner for name, inner in {**default.get("where", {}), **given}.items() if inner is not None}
+    return {**default, **bound, "where": where}
+
+
+def check_best(spec: StageSpec, types: Mapping[str, pa.DataType], own_level: Collection[str]) -> None:
+    """The columns by which a `distinct` rule chooses are numbers of the rows that the stage is given."""
+    for rule in spec.rules:
+        for column in rule.bound.columns if rule.kind == rules.DISTINCT else ():
+            where = f"{spec.name}.keep.{rule.column}.distinct.best"
+            if column not in types:
+                raise ConfigError(
+                    f"{where}: no stage up to this one writes a column {column!r}{nearest(column, types)}"
+                )
+            if not (pat.is_integer(types[column]) or pat.is_floating(types[column])):
+                raise ConfigError(f"{where}: {column} is {types[column]}, no number")
+            if column not in own_level:
+                raise ConfigError(f"{where}: {column} is no column of {spec.level}s, which the stage compares")
+
+
+def check_whole_run(spec: StageSpec, own_level: Collection[str]) -> None:
+    """A stage that compares the rows of the whole run reads columns of those rows, and runs in no pool."""
+    if not spec.cls.whole_run:
+        return
+    if spec.cls.fans_out or spec.cls.peers or spec.cls.refs or spec.own_pool:
+        raise ConfigError(f"{spec.name}: compares rows of the whole run: no fans_out, peers, refs, models or resources")
+    for column in spec.reads:
+        if column not in own_level:
+            raise ConfigError(
+                f"{spec.name}: reads {column!r}, which is no column of the {spec.level}s that it compares"
+            )
 
 
 def check_levels(

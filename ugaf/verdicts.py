@@ -25,7 +25,7 @@ NAMES = ("kept", "rejected", "failed", "pending")
 NO_CHILDREN = "no edit was possible"
 
 Fits = Mapping[str, tuple[Rule, ...]]
-"""Rules of the stages whose quantiles have been fitted, by stage."""
+"""Rules of the stages whose rules need the whole run and have been fitted, by stage (see `ugaf.fitting`)."""
 
 
 @dataclass
@@ -52,6 +52,13 @@ class Given:
         """Ids with this verdict."""
         return [self.ids[i] for i in np.flatnonzero(self.code == code)]
 
+    def succeeded(self) -> np.ndarray:
+        """Which rows have been measured, bool (n,)."""
+        failed = np.array(
+            [error is not None for error in self.table.column("error").to_pylist()] or [False], dtype=bool
+        )
+        return (self.index >= 0) & ~failed[self.index]
+
     def reason(self, position: int, with_value: bool = True) -> str:
         """Why the row at this position is out; "" for a kept or pending one."""
         code = self.code[position]
@@ -66,7 +73,7 @@ class Given:
         rule = self.rules[number]
         if not with_value:
             return rule.key
-        return rule.text(self.table.column(rule.column)[int(self.index[position])].as_py())
+        return rule.text(self.table.column(rule.column)[int(self.index[position])].as_py(), self.ids[position])
 
 
 @dataclass
@@ -95,7 +102,7 @@ def judge(
     Args:
         until: stop after this stage.
         skip: ids for which another fragment speaks (see `duplicates`): not rows of this one.
-        fits: fitted rules; a stage with quantile rules that are not fitted leaves its rows pending.
+        fits: fitted rules; a stage with rules that are not fitted leaves its rows pending.
         parts: part files by stage where the caller has listed them; else they are listed here.
     """
     pipeline = columns.pipeline
@@ -188,37 +195,6 @@ def _superseded(
             if sources and all(newest.get(source, fragment) > fragment for source in sources):
                 out.setdefault(fragment, set()).add(key)
     return out
-
-
-def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]]) -> dict[str, tuple[Rule, ...]]:
-    """Fit every quantile rule on the rows given to its stage, in stage order.
-
-    A stage is fitted only when none of its rows, nor of the stages before it, is pending; the first one that is not
-    ready ends the fitting, and its rows (measured or not) count as pending.
-    """
-    fits: dict[str, tuple[Rule, ...]] = {}
-    for spec in columns.pipeline.stages:
-        if not spec.has_quantiles:
-            continue
-        values: dict[str, list[np.ndarray]] = {rule.column: [] for rule in spec.rules if rule.needs_fit}
-        for verdicts in judge_all(columns, fragments, until=spec.name, skips=skips, fits=dict(fits)):
-            given = verdicts[spec.name]
-            earlier = verdicts.stages[:-1]
-            if np.any(given.index < 0) or any(np.any(e.code == PENDING) or e.unread for e in earlier):
-                return fits
-            measured = given.table.take(pa.array(given.index[_succeeded(given)]))
-            for column in values:
-                values[column].append(measured.column(column).cast(pa.float64(), safe=False).to_numpy())
-        fits[spec.name] = tuple(
-            rule.fitted(np.concatenate([*values[rule.column], np.empty(0)])) if rule.needs_fit else rule
-            for rule in spec.rules
-        )
-    return fits
-
-
-def _succeeded(given: Given) -> np.ndarray:
-    failed = np.array([error is not None for error in given.table.column("error").to_pylist()] or [False], dtype=bool)
-    return (given.index >= 0) & ~failed[given.index]
 
 
 def _judge_ingest(

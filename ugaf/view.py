@@ -20,8 +20,9 @@ from ugaf import rules
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
 from ugaf.errors import UgafError, nearest
+from ugaf.fitting import fit
 from ugaf.storage import Storage
-from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, fit, judge_all
+from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge_all
 
 RUN_FILE = "run.yaml"
 

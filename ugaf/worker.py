@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from ugaf import ingest
-from ugaf.columns import CHILDREN, REFS, Columns, heavy_columns, part_schema
+from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
-from ugaf.outcomes import as_table, call, checked, children_of, died, misfit, onward, verdicts_of
+from ugaf.outcomes import call, died, onward, stored, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
 from ugaf.turns import Turns
@@ -86,7 +86,7 @@ class StageWorker:
     """Sets its stages up once, then runs fragment after fragment; several at once if it is called from threads."""
 
     def __init__(self, task: Task, journal: Journal) -> None:
-        _one_thread()
+        one_thread()
         self.task = task
         self.journal = journal
         self.columns = Columns(Storage(task.url), task.pipeline)
@@ -360,7 +360,8 @@ class _ChainRun:
             chunk = rows[start : start + size]
             began = time.perf_counter()
             outcomes = self._alone(stage, chunk[0]) if alone else call(stage, chunk)
-            records = self._records(spec, chunk, outcomes)
+            tries = [self.attempts.get((spec.name, row.id), 0) for row in chunk]
+            records = stored(part_schema(self.pipeline, spec.name), spec, chunk, outcomes, tries)
             verdict = verdicts_of(spec, self.worker.task.fits.get(spec.name, spec.rules), records)
             seconds = time.perf_counter() - began
             self.buffer.add(spec.name, records, seconds)
@@ -380,40 +381,12 @@ class _ChainRun:
         self.worker.journal.begin(self.journal_name, self.fragment, stage.name, [row.id])
         return list(call(stage, [row]))
 
-    def _records(self, spec: StageSpec, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        """The rows' new columns as they are stored; an outcome that does not fit the schema becomes a failure.
-
-        Values are those that reading the part gives (float32 rounded, tuples as lists, absent fields null), so that
-        the next stage sees the same whether the row flows on or the run was interrupted.
-        """
-        records = [self._record(spec, row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
-        schema = part_schema(self.pipeline, spec.name)
-        table = as_table(schema, records)
-        if isinstance(table, Exception):
-            for number, record in enumerate(records):
-                problem = as_table(schema, [record])
-                if isinstance(problem, Exception):
-                    records[number] = {key: record[key] for key in ("id", "attempt")} | {"error": misfit(problem)}
-            table = pa.Table.from_pylist(records, schema=schema)
-        light = table.drop_columns(list(heavy_columns(schema))).to_pylist()
-        return [record | values for record, values in zip(records, light, strict=True)]
-
-    def _record(self, spec: StageSpec, row: Row, outcome: Outcome) -> dict[str, Any]:
-        record: dict[str, Any] = {"id": row.id, "attempt": self.attempts.get((spec.name, row.id), 0)}
-        if isinstance(outcome, Failure):
-            return record | {"error": str(outcome)}
-        try:
-            columns = {CHILDREN: children_of(spec, row, outcome)} if spec.cls.fans_out else checked(spec, outcome)
-        except (TypeError, ValueError, KeyError) as error:
-            return record | {"error": misfit(error)}
-        return record | columns
-
 
 def _journal_name(chain: Sequence[str], lane: str | None) -> str:
     return "+".join(chain) + (f"[{lane}]" if lane else "")
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """A worker is one of as many as there are cores: libraries inside it must not start threads of their own."""
     import cv2
     from threadpoolctl import threadpool_limits
