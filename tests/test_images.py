@@ -288,6 +288,44 @@ class TestScaledDecode:
         assert abs(w / width - h / height) * min(width, height) <= 1
 
 
+class TestInspect:
+    @pytest.mark.parametrize(("side", "scale"), [(None, 1), (300, 1), (256, 2), (200, 1), (100, 2), (128, 4), (64, 8)])
+    def test_it_is_shown_what_the_decoder_gives_and_the_scale(
+        self, photos: dict[str, np.ndarray], side: int | None, scale: int
+    ) -> None:
+        data = save(Image.fromarray(photos["astronaut"]), "JPEG", exif=with_orientation(6))
+        shown: list[tuple[np.ndarray, int]] = []
+        pixels = images.decode(data, side, lambda rgb, scale: shown.append((rgb.copy(), scale)))
+        assert np.array_equal(pixels, images.decode(data, side))
+        ((rgb, found),) = shown
+        assert found == scale
+        assert rgb.shape == (512 // scale, 512 // scale, 3)
+        upright = np.rot90(rgb, -1)
+        size = images.fit(512, 512, side or 512)
+        assert np.array_equal(cv2.resize(upright, size, interpolation=cv2.INTER_AREA), pixels)
+
+    @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP"])
+    def test_other_formats_are_shown_whole(self, photo: Image.Image, format: str) -> None:
+        shown: list[tuple[tuple[int, ...], int]] = []
+        images.decode(save(photo, format), 50, lambda rgb, scale: shown.append((rgb.shape, scale)))
+        assert shown == [((301, 403, 3), 1)]
+
+    def test_it_cannot_change_the_pixels(self, photo: Image.Image) -> None:
+        data = save(photo, "JPEG")
+        with pytest.raises(ValueError, match="read-only"):
+            images.decode(data, None, lambda rgb, _: rgb.fill(0))
+        assert images.decode(data, None, lambda *_: None).flags.writeable
+
+    def test_its_own_errors_are_not_taken_for_damage(self, photo: Image.Image) -> None:
+        with pytest.raises(ZeroDivisionError):
+            images.decode(save(photo, "PNG"), 50, lambda *_: 1 // 0)
+
+    def test_it_is_not_called_for_a_damaged_file(self, photo: Image.Image) -> None:
+        data = save(photo, "JPEG")
+        with pytest.raises(ImageError):
+            images.decode(data[: len(data) // 2], 50, lambda *_: pytest.fail("shown half a picture"))
+
+
 class TestDamage:
     @pytest.mark.parametrize("side", [None, 50, 100, 200])
     @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,12 @@ EXIF_ORIENTATION = 0x0112
 
 # The limit is ours, in `_open`: Pillow's own check is a warning first, then an error at twice the limit.
 Image.MAX_IMAGE_PIXELS = None
+
+
+Inspect = Callable[[np.ndarray, int], object]
+"""inspect(pixels, scale): RGB uint8 (height, width, 3), read-only, as they lie in the file: neither reduced by area
+averaging nor turned upright, so that what is tied to the file's grid (JPEG's blocks) is where it was. scale: pixels of
+the file to one of these, 1, 2, 4 or 8. Gone after the call: at full size they would fill the memory."""
 
 
 class ImageError(Exception):
@@ -70,16 +77,18 @@ def probe(data: bytes) -> ImageInfo:
         return ImageInfo(width, height, image.format or "unknown", plain)
 
 
-def decode(data: bytes, side: int | None = None) -> np.ndarray:
+def decode(data: bytes, side: int | None = None, inspect: Inspect | None = None) -> np.ndarray:
     """Decode to RGB uint8 (height, width, 3), upright.
 
     Args:
         data: the file's bytes.
         side: reduce the longer side to this many pixels (never enlarge), by area averaging. A JPEG is decoded at 1/2,
             1/4 or 1/8 where that gives nearly the same pixels for less work: see `_dct_scale`.
+        inspect: is shown the pixels as the decoder gives them, on their way: see `Inspect`.
 
     Raises:
         ImageError: empty, not an image, truncated or corrupt, or over MAX_PIXELS.
+        Exception: what `inspect` raises, as it is.
     """
     with _open(data) as image:
         try:
@@ -88,11 +97,16 @@ def decode(data: bytes, side: int | None = None) -> np.ndarray:
             rgb = _decode_jpeg(image, data, scale)
             if rgb is None:
                 rgb = _decode_pillow(image, scale)
-            if size != (rgb.shape[1], rgb.shape[0]):
-                rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            return _turn_upright(rgb, _orientation(image, data))
+            orientation = _orientation(image, data)
         except Exception as error:  # Pillow's plugins raise errors of every kind on damaged files
             raise ImageError(f"cannot decode {image.format or 'image'} of {len(data)} bytes: {error}") from error
+    if inspect is not None:
+        shown = rgb.view()
+        shown.flags.writeable = False
+        inspect(shown, scale)
+    if size != (rgb.shape[1], rgb.shape[0]):
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return _turn_upright(rgb, orientation)
 
 
 def fit(width: int, height: int, side: int) -> tuple[int, int]:

@@ -11,9 +11,9 @@ what a row raises, and stores the outcome.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,13 @@ from ugaf.errors import StopRun
 from ugaf.models import registry
 from ugaf.needs import Needs, together
 
+if TYPE_CHECKING:
+    from ugaf.across import RunRows
+
 MESSAGE_CHARACTERS = 2000
 """An error's message is stored up to this length; libraries put whole documents into theirs."""
+
+Found = TypeVar("Found")
 
 
 class Settings(BaseModel):
@@ -82,7 +87,7 @@ class Row:
         self.parent = parent
         self.peers: Sequence[Row] = ()
         self.refs: Mapping[str, Row | None] = {}
-        self._memo: dict[Any, np.ndarray] = {}
+        self._memo: dict[Any, Any] = {}
 
     def __getitem__(self, column: str) -> Any:
         row: Row | None = self
@@ -109,6 +114,21 @@ class Row:
         """
         return self._decoded("image", side)
 
+    def inspect(self, look: Callable[[np.ndarray, int], Found], side: int | None = None) -> Found:
+        """What `look(pixels, scale)` returns for the photograph on its way to `photo(side)`: see `images.Inspect`.
+
+        It shares the decode with `photo(side)`, whose pixels are remembered, and so is the answer. Where an earlier
+        stage asked for `photo(side)` without looking, the photograph is decoded once more.
+        """
+        owner = self._owner("image")
+        key = ("image", side, look)
+        if key not in owner._memo:
+            found: list[Found] = []
+            pixels = images.decode(owner["image"], side, lambda shown, scale: found.append(look(shown, scale)))
+            owner._remember(("image", side), pixels)
+            owner._memo[key] = found[0]
+        return owner._memo[key]
+
     def source(self) -> np.ndarray:
         """The pair's source: column `source_image` if the editor made one, else the photograph. RGB uint8."""
         return self._decoded("source_image", None) if self.get("source_image") is not None else self.photo()
@@ -118,15 +138,21 @@ class Row:
         return self._decoded("edited_image", None) if self.get("edited_image") is not None else self.photo()
 
     def _decoded(self, column: str, side: int | None) -> np.ndarray:
+        owner = self._owner(column)
+        key = (column, side)
+        if key not in owner._memo:
+            owner._remember(key, images.decode(owner[column], side))
+        return owner._memo[key]
+
+    def _owner(self, column: str) -> Row:
         owner: Row = self
         while column not in owner.values and owner.parent is not None:
             owner = owner.parent
-        key = (column, side)
-        if key not in owner._memo:
-            pixels = images.decode(owner[column], side)
-            pixels.flags.writeable = False
-            owner._memo[key] = pixels
-        return owner._memo[key]
+        return owner
+
+    def _remember(self, key: Any, pixels: np.ndarray) -> None:
+        pixels.flags.writeable = False
+        self._memo.setdefault(key, pixels)
 
 
 Outcome = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Failure
@@ -149,6 +175,7 @@ class Stage:
         batch_rows: how many rows a call gets at most (a setting: `resources.batch_rows`).
         own_pool: True when it runs in actors of its own rather than fused with its neighbours (models, servers).
         cpus, gpus: what one worker of its own pool reserves (settings: `resources.cpus`, `resources.gpus`).
+        whole_run: True when it compares the rows of the whole run: it defines `across` in place of `process`.
         lane_column: for a stage with `lanes`, the column that says which lane does a row.
 
     What depends on the chosen settings (a model's GPU, a server) is said by `needs`, beside the attributes above.
@@ -168,6 +195,7 @@ class Stage:
     own_pool: ClassVar[bool] = False
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0
+    whole_run: ClassVar[bool] = False
     lane_column: ClassVar[str] = ""
 
     class Settings(Settings):
@@ -218,6 +246,14 @@ class Stage:
             except Exception as error:
                 outcomes.append(Failure.of(error))
         return outcomes
+
+    def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[Outcome]]]:
+        """For a stage of the `whole_run`: each fragment with pending rows, and their outcomes in the order of the ids.
+
+        A fragment's outcomes are stored when they are given; if the process ends there, those of the others are asked
+        for again, and these rows count as measured before.
+        """
+        raise TypeError(f"{type(self).__name__} is of the whole run and does not define across ({run})")
 
     def rng(self, row: Row, purpose: str = "") -> np.random.Generator:
         """A generator seeded by the run's seed, the stage and the row, so that the same run gives the same bytes."""

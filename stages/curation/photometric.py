@@ -1,8 +1,8 @@
-"""Is the photograph colourful, sharp, well exposed and not empty? Six numbers from a small copy of it.
+"""Is the photograph colourful, sharp, well exposed, clean and not empty? Fourteen numbers from one small decode of it.
 
 FineEdit (arXiv 2604.10954, section 4, Data Curation) drops photographs of poor saturation, poor clarity or low RGB
-entropy; FireRed-Image-Edit adds brightness and texture complexity. The formulas are in `ugaf.photometry`; where the
-default limits come from is in docs/stages.md.
+entropy; FireRed-Image-Edit (section 2.2.2) judges by brightness, contrast, texture, noise and the like. The formulas
+are in `ugaf.photometry` and `ugaf.artifacts`; where the default limits come from is in docs/stages.md.
 """
 
 from __future__ import annotations
@@ -11,25 +11,35 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ugaf import photometry, stage
+from ugaf import artifacts, photometry, stage
+from ugaf.errors import nearest
+
+DESCRIPTORS = (
+    "rgb_entropy",
+    "saturation",
+    "clarity",
+    "sharpness",
+    "brightness",
+    "texture",
+    "contrast",
+    "colourfulness",
+    "clipped_dark",
+    "clipped_bright",
+    "noise_level",
+    "blockiness",
+    "border",
+    "grey_share",
+)
 
 
 class Photometric(stage.Stage):
-    """Writes rgb_entropy (bits), saturation (0..1), clarity, sharpness (0..8), brightness and texture (grey levels)."""
+    """Writes fourteen descriptors: tone, colour, detail, and what recording and saving left; null: not asked for."""
 
+    version = 2
     reads = ("image",)
-    writes = pa.schema(
-        [
-            ("rgb_entropy", pa.float64()),
-            ("saturation", pa.float64()),
-            ("clarity", pa.float64()),
-            ("sharpness", pa.float64()),
-            ("brightness", pa.float64()),
-            ("texture", pa.float64()),
-        ]
-    )
+    writes = pa.schema([(name, pa.float64()) for name in DESCRIPTORS])
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rgb_entropy": {"min": 5.0},
         "saturation": {"min": 0.06, "max": 0.9},
@@ -37,6 +47,14 @@ class Photometric(stage.Stage):
         "sharpness": {"min": 1.4, "max": 4.0},
         "brightness": {"min": 25.0, "max": 230.0},
         "texture": {"min": 4.0},
+        "contrast": {"min": 15.0},
+        "colourfulness": {"min": 10.0},
+        "clipped_dark": {"max": 0.5},
+        "clipped_bright": {"max": 0.5},
+        "noise_level": {"max": 15.0},
+        "blockiness": {"max": 1.8},
+        "border": {"max": 0.05},
+        "grey_share": {"max": 0.9},
     }
 
     class Settings(stage.Settings):
@@ -47,6 +65,27 @@ class Photometric(stage.Stage):
             description="longer side in pixels at which photographs are measured (smaller ones as they are); "
             "the keep rules' limits belong to this size",
         )
+        descriptors: list[str] = Field(
+            list(DESCRIPTORS),
+            min_length=1,
+            description="which columns to compute; the others are null, which breaks no keep rule",
+        )
+
+        @field_validator("descriptors")
+        @classmethod
+        def _known(cls, names: list[str]) -> list[str]:
+            """Each once and in the order of the columns, so that the same choice has the same fingerprint."""
+            for name in names:
+                if name not in DESCRIPTORS:
+                    raise ValueError(f"no descriptor is called {name!r}{nearest(name, DESCRIPTORS)}")
+            return [name for name in DESCRIPTORS if name in names]
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:
-        return photometry.measure(row.photo(self.settings.working_side))
+        side, wanted = self.settings.working_side, self.settings.descriptors
+        columns: dict[str, float | None] = dict.fromkeys(DESCRIPTORS)
+        if "blockiness" in wanted:
+            columns["blockiness"] = row.inspect(artifacts.blockiness, side)
+        at_working_side = [name for name in wanted if name != "blockiness"]
+        if at_working_side:
+            columns |= photometry.measure(row.photo(side), at_working_side)
+        return columns
