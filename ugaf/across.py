@@ -68,8 +68,9 @@ class RunRows:
         return {name: (len(one.pending), int(one.pending.sum())) for name, one in self.found.items()}
 
     def has(self, column: str) -> bool:
-        """Whether the pipeline has this column (one of the stage's `optional_reads`)."""
-        return column in self.columns.pipeline.providers
+        """Whether the stage reads this column, and the pipeline has it (for one of its `optional_reads`)."""
+        asked = (*self.spec.reads, *self.spec.optional_reads)
+        return column in asked and column in self.columns.pipeline.providers
 
     def table(self, fragment: str, columns: Sequence[str]) -> pa.Table:
         """`id` (string), `pending` (bool) and these columns of a fragment's rows, sorted by id."""

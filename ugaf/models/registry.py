@@ -51,6 +51,14 @@ ENGINES: dict[str, dict[str, str]] = {
         "measures": "ugaf.models.measures:MeasureScorer",
         "editscore": "ugaf.models.editscore:EditScorer",
     },
+    "encoder": {
+        "transformers": "ugaf.models.encoders.transformers_engine:TransformersEncoder",
+        "torchscript": "ugaf.models.encoders.torchscript_engine:TorchScriptEncoder",
+    },
+    "predictor": {
+        "head": "ugaf.models.predictors.head:HeadPredictor",
+        "classifier": "ugaf.models.predictors.classifier:ClassifierPredictor",
+    },
 }
 
 
@@ -207,3 +215,5 @@ WriterSpec = Annotated[dict[str, Any], EngineOf("writer"), _checked("writer")]
 ScreenerSpec = Annotated[dict[str, Any], EngineOf("screener"), _checked("screener")]
 VerifierSpec = Annotated[dict[str, Any], EngineOf("verifier"), _checked("verifier")]
 ScorerSpec = Annotated[dict[str, Any], EngineOf("scorer"), _checked("scorer")]
+EncoderSpec = Annotated[dict[str, Any], EngineOf("encoder"), _checked("encoder")]
+PredictorSpecs = Annotated[dict[str, dict[str, Any]], EngineOf("predictor", many=True), _all_checked("predictor")]

@@ -1,0 +1,88 @@
+"""Image encoders of the transformers library, by their hub id or folder: CLIP, SigLIP, DINOv2, ViT and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ugaf.errors import ConfigError
+from ugaf.models.detectors.common import libraries
+from ugaf.models.encoders import Photo, unit, vision
+from ugaf.needs import Needs
+from ugaf.stage import Failure
+
+PACKAGES = vision.PACKAGES
+
+
+class TransformersEncoder:
+    """Implements `ugaf.models.encoders.Encoder` with any image model that AutoModel loads.
+
+    Of a model of images and texts (CLIP, SigLIP) only the image side is kept. On a GPU it computes in half precision by
+    autocast; the embedding is scaled to length 1 in float32.
+    """
+
+    version = 1
+
+    class Settings(vision.CheckpointSettings):
+        """Options of the engine `transformers`."""
+
+        pooling: Literal["auto", "pooled", "cls", "mean"] = Field(
+            "auto",
+            description="What the embedding is: pooled (the model's own), cls (its first token) or mean (of its other "
+            "tokens); auto: the space shared with texts where it has one, else pooled, else cls.",
+        )
+
+    @classmethod
+    def needs(cls, settings: Settings) -> Needs:
+        return vision.needs_of(settings, PACKAGES, settings.model, "encoder")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"transformers:{settings.label}"
+        self._torch, transformers = libraries(PACKAGES)
+        vision.check_gpu(self._torch, settings.device, "encoder")
+        transformers.utils.logging.disable_progress_bar()
+        model, self._processor = vision.load(
+            transformers.AutoModel, transformers.AutoImageProcessor, settings, "encoder"
+        )
+        self._shared_space = settings.pooling == "auto" and hasattr(model, "get_image_features")
+        if hasattr(model, "vision_model") and hasattr(model, "text_model"):
+            # The weights of the text side would stand on the GPU for nothing.
+            del model.text_model
+        self._model = model.to(settings.device)
+        self._tower = getattr(self._model, "vision_model", self._model)
+        self.dim = vision.probe(self.encode([vision.grey]), f"encoder.model: {settings.model!r}")
+
+    def encode(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
+        """For each photograph: float32 (dim,) of length 1."""
+        return vision.look(self._torch, photos, self._prepared, self._run, self.settings.batch_size)
+
+    def _prepared(self, pixels: np.ndarray) -> Mapping[str, Any]:
+        from PIL import Image
+
+        return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
+
+    def _run(self, tensors: Mapping[str, Any]) -> np.ndarray:
+        moved = {name: tensor.to(self.settings.device) for name, tensor in tensors.items()}
+        with vision.forward(self._torch, self.settings):
+            if self._shared_space:
+                features = self._model.get_image_features(**moved)
+                found = getattr(features, "pooler_output", features)
+            else:
+                found = self._pooled(self._tower(**moved))
+        return unit(found.float().cpu().numpy())
+
+    def _pooled(self, outputs: Any) -> Any:
+        pooling, pooled = self.settings.pooling, getattr(outputs, "pooler_output", None)
+        if pooled is not None and pooling in ("auto", "pooled"):
+            # Convolutional models pool to (n, d, 1, 1).
+            return pooled.flatten(1)
+        if pooling == "pooled":
+            raise ConfigError(f"encoder.pooling: {self.settings.model} pools nothing by itself; use cls or mean")
+        tokens = outputs.last_hidden_state
+        if tokens.ndim != 3:
+            raise ConfigError(f"encoder.pooling: {self.settings.model} has no tokens; use pooled")
+        return tokens[:, 0] if pooling != "mean" else tokens[:, 1:].mean(1)

@@ -1,0 +1,113 @@
+"""The engine `classifier`: a classifier of the transformers library, and the probability of one of its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from ugaf.errors import ConfigError, nearest
+from ugaf.models.detectors.common import libraries
+from ugaf.models.encoders import Photo, shared, vision
+from ugaf.models.predictors import Backbone
+from ugaf.needs import Needs
+from ugaf.stage import Failure
+
+
+class ClassifierPredictor(Backbone):
+    """Implements `ugaf.models.predictors.Predictor` with any AutoModelForImageClassification checkpoint.
+
+    The score is the sum of the probabilities of the named labels, 0..1: by softmax, or by sigmoid (and then of one
+    label) where the checkpoint says that its labels do not exclude each other or has only one. Predictors that differ
+    in their labels alone share a forward pass.
+    """
+
+    name = "classifier"
+    version = 1
+
+    class Settings(vision.CheckpointSettings):
+        """Options of the engine `classifier`."""
+
+        labels: list[str] = Field(
+            min_length=1, description="The label whose probability is the score, or several, which are added up."
+        )
+
+        @field_validator("labels", mode="before")
+        @classmethod
+        def _several(cls, value: Any) -> Any:
+            return [value] if isinstance(value, str) else value
+
+        @field_validator("labels")
+        @classmethod
+        def _once(cls, value: list[str]) -> list[str]:
+            if len(set(value)) < len(value):
+                raise ValueError("a label is named twice")
+            return value
+
+    @classmethod
+    def needs(cls, settings: Settings) -> Needs:
+        return vision.needs_of(settings, vision.PACKAGES, settings.model, "classifier")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"classifier:{settings.label}"
+        model = settings.model_dump(exclude={"labels"})
+        self.backbone: Classifier = shared("classifier", model, lambda: Classifier(settings))
+        self._labels = [self._number(label) for label in settings.labels]
+        if len(self._labels) > 1 and not self.backbone.exclusive:
+            raise ConfigError(f"labels: those of {settings.model} do not exclude each other: name one of them")
+
+    def _number(self, label: str) -> int:
+        known = {name.casefold(): number for number, name in self.backbone.labels.items()}
+        if label.casefold() not in known:
+            raise ConfigError(
+                f"labels: {label!r} is no label of {self.settings.model}{nearest(label, self.backbone.labels.values())}"
+            )
+        return known[label.casefold()]
+
+    def features(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
+        """The classifier's probabilities."""
+        return self.backbone.probabilities(photos)
+
+    def score(self, features: np.ndarray) -> float:
+        return min(1.0, float(features[self._labels].sum()))
+
+
+class Classifier:
+    """A checkpoint that gives the probabilities of its labels.
+
+    labels: number -> name. exclusive: whether a photograph has one of them (softmax) or any number (sigmoid).
+    """
+
+    def __init__(self, settings: ClassifierPredictor.Settings) -> None:
+        self.settings = settings
+        self._torch, transformers = libraries(vision.PACKAGES)
+        vision.check_gpu(self._torch, settings.device, "classifier")
+        transformers.utils.logging.disable_progress_bar()
+        model, self._processor = vision.load(
+            transformers.AutoModelForImageClassification, transformers.AutoImageProcessor, settings, "classifier"
+        )
+        if model.config.problem_type == "regression":
+            raise ConfigError(f"classifier.model: {settings.model} gives a number, not probabilities of labels")
+        self.labels: dict[int, str] = {int(number): name for number, name in model.config.id2label.items()}
+        self.exclusive = model.config.problem_type != "multi_label_classification" and len(self.labels) > 1
+        self._model = model.to(settings.device)
+
+    def probabilities(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
+        """For each photograph: float64 (labels,), 0..1."""
+        return vision.look(self._torch, photos, self._prepared, self._run, self.settings.batch_size)
+
+    def _prepared(self, pixels: np.ndarray) -> Mapping[str, Any]:
+        from PIL import Image
+
+        return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
+
+    def _run(self, tensors: Mapping[str, Any]) -> np.ndarray:
+        moved = {name: tensor.to(self.settings.device) for name, tensor in tensors.items()}
+        with vision.forward(self._torch, self.settings):
+            logits = self._model(**moved).logits.double().cpu()
+        if not self._torch.isfinite(logits).all():
+            raise ValueError("the classifier gave values that are not finite numbers; dtype: float32 may help")
+        return (logits.softmax(1) if self.exclusive else logits.sigmoid()).numpy()
