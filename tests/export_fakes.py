@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
 
 from ugaf import images
 from ugaf.export import ExportSettings
@@ -27,6 +31,7 @@ EDIT_SCHEMA = pa.schema(
         ("edit_mask", pa.large_binary()),
         ("change_mask", pa.large_binary()),
         ("instruction", pa.string()),
+        ("instruction_cn", pa.string()),
         ("task", pa.string()),
         ("register", pa.string()),
         ("target", pa.string()),
@@ -36,6 +41,10 @@ EDIT_SCHEMA = pa.schema(
         ("donor", pa.string()),
         ("engine", pa.string()),
         ("editor", pa.string()),
+        ("edit_way", pa.string()),
+        ("screener", pa.string()),
+        ("objects", pa.list_(pa.struct([("label", pa.string())]))),
+        ("indoor", pa.bool_()),
         ("caption", pa.string()),
         ("sources", pa.list_(pa.string())),
         ("rgb_entropy", pa.float64()),
@@ -110,11 +119,12 @@ class FakeView:
         return [SimpleNamespace(name="curation.photometric", level="image", given=10, kept=7, **first, **common)]
 
     def rows(self, level: str, columns: Sequence[str] = (), *, kept: bool = False) -> Iterator[pa.Table]:
-        assert (level, kept) == ("edit", True)
+        assert level == "edit"
         assert not set(columns) & set(HEAVY), "images are read by `values`, a few rows at a time"
         fixed = ["id", "status"] if self.is_pairs else ["id", "parent", "status"]
         for table in self.tables:
-            yield table.filter(pc.equal(table.column("status"), "kept")).select([*fixed, *dict.fromkeys(columns)])
+            rows = table.filter(pc.equal(table.column("status"), "kept")) if kept else table
+            yield rows.select([*fixed, *dict.fromkeys(columns)])
 
     def values(self, fragment: str, columns: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.after_values()
@@ -153,3 +163,26 @@ def two_fragments(photos: Mapping[str, np.ndarray]) -> list[pa.Table]:
     rows = [edits_of(photo, 2, sources=[f"sample://{name}"]) for name, photo in small.items()]
     rejected = {**rows[0][0], "status": "rejected", "instruction": "not me"}
     return [fragment(*rows[0], *rows[1], rejected), fragment(*(row for more in rows[2:] for row in more))]
+
+
+def contents(storage: Storage) -> dict[str, bytes]:
+    return {name: storage.read(name) for name in storage.files()}
+
+
+def parquet_rows(storage: Storage) -> list[dict[str, Any]]:
+    names = [name for name in storage.files() if name.endswith(".parquet")]
+    return [row for name in names for row in pq.read_table(io.BytesIO(storage.read(name))).to_pylist()]
+
+
+def tar_members(storage: Storage) -> dict[str, bytes]:
+    out: dict[str, bytes] = {}
+    for name in storage.files("shards/webdataset"):
+        with tarfile.open(fileobj=io.BytesIO(storage.read(f"shards/webdataset/{name}"))) as tar:
+            for member in tar:
+                out[member.name] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    return out
+
+
+def plain_decode(data: bytes) -> np.ndarray:
+    """What a reader that knows nothing of EXIF or colour spaces sees."""
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))

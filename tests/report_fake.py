@@ -56,6 +56,7 @@ class FakeView:
         own = {column for stage in stages if stage.level == "image" for column in stage.columns} - set(FANNED_OUT)
         self.pipeline = SimpleNamespace(
             document={"name": name, "description": "A demo & a test"},
+            settings=SimpleNamespace(export=SimpleNamespace(balance=None), quantiles=SimpleNamespace(source="run")),
             is_base_column=lambda column: column in own or "image" not in tables,
         )
         self.record = {"ugaf": "0.1.0", "python": "3.11.2", "packages": {"ray": "2.60.0"}}
@@ -77,11 +78,13 @@ class FakeView:
             if ids is not None:
                 table = table.filter(pc.is_in(table["id"], pa.array(sorted(ids), pa.string())))
             out = table.select(names)
+            photos = self.tables.get("image")
+            where = None
             for column in columns:
                 if column not in table.column_names:
-                    photos = self.tables["image"]
-                    where = pc.index_in(table["parent"], photos["id"])
-                    out = out.append_column(column, photos[column].combine_chunks().take(where))
+                    assert photos is not None
+                    where = pc.index_in(table["parent"], photos["id"]) if where is None else where
+                    out = out.append_column(column, photos[column].take(where))
                 else:
                     out = out.append_column(column, table[column])
             yield out
@@ -128,6 +131,8 @@ class FakeView:
 
 def rule_key(reason: str) -> str:
     """ "iou 0.31 < 0.5" -> "iou < 0.5", "screen face is not one of ok" -> "screen is not one of ok"."""
+    if ": near-duplicate of " in reason:
+        return reason.partition(" of ")[0]
     column, _, bound = reason.split(" ", 2)
     return f"{column} {bound}"
 
@@ -296,6 +301,39 @@ EDIT_SCHEMA = pa.schema([
     ("bbox_edit", pa.list_(pa.int32())), ("iou", pa.float64()), ("change_area", pa.float64()),
     ("quality", pa.float64()),
 ])  # fmt: skip
+
+
+LINK = pa.struct([("id", pa.string()), ("distance", pa.int32()), ("similarity", pa.float32())])
+
+
+def curation_run(measures: int = 32) -> FakeView:
+    """Photographs with many measures, one with a fitted rule; three of them are near-duplicates of a fourth."""
+    rng = np.random.default_rng(5)
+    photos = _photo_tables()[0].to_pylist()
+    kept = [row for row in photos if row["status"] == "kept"]
+    first = kept[0]
+    for row in kept[1:4]:
+        row |= {"status": "rejected", "stage": "curation.near_duplicates"}
+        row |= {"reason": f"neighbours: near-duplicate of {first['id']}"}
+        row["neighbours"] = [{"id": first["id"], "distance": 3, "similarity": 0.97}]
+    names = [f"measure_{n:02d}" for n in range(measures)]
+    for row in photos:
+        good = row["status"] != "failed"
+        row |= {name: float(rng.normal(n, 1)) if good else None for n, name in enumerate(names)}
+        row["generator"] = "a painter" if row["id"] == first["id"] else None
+        row["embedding"] = [np.float16(x) for x in rng.normal(size=8)] if good else None
+    more = [pa.field(name, pa.float64()) for name in names] + [pa.field("generator", pa.string())]
+    more += [pa.field("neighbours", pa.list_(LINK)), pa.field("embedding", pa.list_(pa.float16()))]
+    schema = pa.schema([*_photo_tables()[0].schema, *more])
+    fitted = {"min": -1.75, "min_quantile": 0.02, "sampled_rows": 5000}
+    distinct = {"distinct": {"where": {"similarity": {"min": 0.9}}, "best": ["width"]}}
+    stages = [
+        *IMAGE_STAGES[:2],
+        FakeStage("curation.photometry", "image", [*names, "generator"], names, {"measure_00": fitted}),
+        FakeStage("curation.embed", "image", ["embedding"]),
+        FakeStage("curation.near_duplicates", "image", ["neighbours"], [], {"neighbours": distinct}),
+    ]
+    return FakeView("curation", stages, {"image": pa.Table.from_pylist(photos, schema=schema)})
 
 
 def big_run(edits: int = 100_000, photos: int = 20_000) -> FakeView:

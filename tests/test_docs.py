@@ -21,6 +21,7 @@ from chat_fakes import FakeChat
 from pydantic import BaseModel
 
 from ugaf import cli, config, images, runner
+from ugaf.balance import BalanceSettings
 from ugaf.config import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings, Resources
 from ugaf.distinct import Distinct
 from ugaf.errors import ConfigError
@@ -51,6 +52,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "models": ModelServer,
     "quantiles": QuantileSettings,
     "distinct": Distinct,
+    "balance": BalanceSettings,
     "placement": PlacementSettings,
     "lora": Lora,
     "cache": Cache,
@@ -107,7 +109,8 @@ def type_name(type: pa.DataType) -> str:
         return f"list<{type_name(type.value_type)}>"
     if pa.types.is_struct(type):
         return "struct"
-    return {"double": "float64", "large_binary": "bytes"}.get(str(type), str(type))
+    names = {"double": "float64", "float": "float32", "halffloat": "float16", "large_binary": "bytes", "binary": "bytes"}
+    return names.get(str(type), str(type))
 
 
 @pytest.mark.parametrize("name", config.known_stages())

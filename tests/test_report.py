@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from html.parser import HTMLParser
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,42 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_fake import EDIT_SCHEMA, EDIT_STAGES, EVIL, FakeStage, FakeView, big_run, photo_run
+from report_parse import Parsed
 
 from ugaf import images
 from ugaf.report import charts, distributions, page, sample, thumbnails, write_report
 from ugaf.report.collect import collect, rule_of
 from ugaf.report.markup import Markup, element, join
-
-
-class Parsed(HTMLParser):
-    """Elements, text outside scripts and styles, and the embedded data, as a browser would parse them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.raw: dict[str, str] = {}
-        self._inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("script", "style"):
-            self._inside = f"{tag} {dict(attrs).get('id', '')}".strip()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("script", "style"):
-            self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.raw[self._inside] = self.raw.get(self._inside, "") + data
-        else:
-            self.text += data + "\n"
-
-    @property
-    def data(self) -> dict[str, Any]:
-        return json.loads(self.raw["script data"])
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +133,7 @@ def test_reasons_list_rules_and_errors_with_their_rows(demo: FakeView) -> None:
         ("saturation 0.001 < 0.02 (quantile 0.02)", "saturation < 0.02 (quantile 0.02)"),
         ("screen too small is not one of ok", "screen is not one of ok"),
         ("no edit was possible", "no edit was possible"),
+        ("neighbours: near-duplicate of 0123abcd", "neighbours: near-duplicate"),
         ("ImageError: rgb_entropy < 5.5", "ImageError"),
         ("rgb_entropy 3.1 < 6", "rgb_entropy 3.1 < 6"),
         ("x" * 100, "x" * 59 + "…"),
@@ -177,6 +145,7 @@ def test_reason_leads_back_to_its_rule(reason: str, rule: str) -> None:
         "saturation < 0.02 (quantile 0.02)",
         "screen is not one of ok",
         "no edit was possible",
+        "neighbours: near-duplicate",
     ]
     assert rule_of(reason, rules, ["ImageError"]) == rule
 
@@ -435,11 +404,9 @@ def test_more_images_get_smaller_sides() -> None:
     assert [thumbnails.side_for(n) for n in (10, 400, 1100, 1200, 10**6)] == [640, 640, 320, 280, 96]
 
 
-def test_hundred_thousand_rows_make_a_small_page_in_time() -> None:
+def test_hundred_thousand_rows_make_a_small_page() -> None:
     view = big_run()
-    start = time.perf_counter()
     text = view.storage.files[write_report(view)].decode()
-    assert time.perf_counter() - start < 60
     assert len(text) < 3_000_000
     parsed = Parsed(text)
     assert len(parsed.data["cards"]) == 600

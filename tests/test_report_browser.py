@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from report_fake import EVIL, photo_run
+from report_fake import EVIL, curation_run, photo_run
 
 from ugaf.report import write_report
 
@@ -209,3 +209,36 @@ def test_text_contrast_in_both_themes(opened: webdriver.Chrome, scheme: str) -> 
             assert (bright + 0.05) / (dim + 0.05) >= 4.5, (scheme, name, ground)
     dark = luminance(colours["back"]) < 0.1
     assert dark == (scheme == "dark")
+
+
+def test_a_near_duplicate_is_compared_with_the_kept_photograph(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    view = curation_run()
+    page = tmp_path / "index.html"
+    page.write_bytes(view.storage.files[write_report(view)])
+    browser.get(page.as_uri())
+    choose(browser, "rule", "neighbours: near-duplicate")
+    assert len(cards(browser)) == 3
+    labels = "return [...document.querySelectorAll('#stage-view .label')].map(label => label.textContent.split(':')[0])"
+    browser.find_element(By.CSS_SELECTOR, ".card.twins .open").send_keys("\n")
+    assert browser.execute_script(labels) == ["this one", "kept"]
+    browser.find_element(By.ID, "flip").click()
+    assert browser.execute_script(labels) == ["this one"]
+    browser.find_element(By.ID, "flip").click()
+    assert browser.execute_script(labels) == ["kept"]
+    browser.find_element(By.ID, "close").click()
+    folded = browser.find_element(By.CSS_SELECTOR, "details.more .charts")
+    assert not folded.is_displayed()
+    browser.find_element(By.CSS_SELECTOR, "details.more > summary").send_keys("\n")
+    assert folded.is_displayed()
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_section_is_wider_than_the_window(browser: webdriver.Chrome, address: str, width: int) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(address)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.find_element(By.CSS_SELECTOR, "#balance figure td.n").is_displayed()
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -198,7 +198,12 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
     if len(kinds) > 1:
         raise ConfigError("inputs: photographs and edit pairs cannot be mixed in one run; use two runs")
     schema = PAIR_SCHEMA if kinds == {True} else IMAGE_SCHEMA
-    return _wire(settings, stages, schema)
+    pipeline = _wire(settings, stages, schema)
+    if settings.export.balance is not None:
+        from ugaf.balance import check as check_balance
+
+        check_balance(settings.export.balance.by, pipeline)
+    return pipeline
 
 
 def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Schema) -> Pipeline:

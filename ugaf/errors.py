@@ -54,6 +54,9 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in parts:
         field = model.model_fields.get(part)
         inner = field.annotation if field else None
+        options = [option for option in get_args(inner) if option is not type(None)]
+        if len(options) == 1 < len(get_args(inner)):
+            inner = options[0]
         if get_origin(inner) in (dict, list):
             inner = get_args(inner)[-1]
             next(parts, None)

@@ -1,14 +1,13 @@
 """Export: the kept pairs of a run as Parquet and WebDataset shards, a dataset card, and trainers' own layouts.
 
 The same kept rows give the same bytes, wherever and however often they are exported, and an export with nothing new
-writes nothing. See `split` for what goes to train and validation, `rows` for which bytes are written, `folder` for how
-one export replaces another, `columns` for what a row has.
+writes nothing. See `split` for what goes to train and validation, `balanced` for what a balance leaves out, `rows` for
+which bytes are written, `folder` for how one export replaces another, `columns` for what a row has.
 """
 
 from __future__ import annotations
 
 import platform
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ugaf
+from ugaf.balance.categories import source_kind
 from ugaf.export.settings import ExportSettings
 from ugaf.versions import package_versions
 
@@ -83,7 +83,7 @@ def export(
     if written:
         manifest = _write(view, settings, plan, progress)
     assert manifest is not None
-    view.storage.write_if_changed(card.PATH, card.render(view, settings, plan.columns, manifest))
+    view.storage.write_if_changed(card.PATH, card.render(view, settings, plan, manifest))
     return ExportSummary(
         pairs=manifest["counts"]["split"],
         files=tuple(sorted(manifest["files"])),
@@ -98,16 +98,16 @@ def _write(
     view: RunView, settings: ExportSettings, plan: Plan, progress: Callable[[int], None] | None
 ) -> dict[str, Any]:
     """Write everything aside, then put it in place. Returns the manifest."""
-    from ugaf.export import folder, rows
+    from ugaf.export import balanced, folder, rows
     from ugaf.export.adapters import ADAPTERS
 
     view.storage.remove(folder.STAGING)
-    reader = rows.Reader(view, settings, plan.columns)
+    reader = rows.Reader(view, settings, plan)
     shards = {name: folder.Folder(view.storage, name) for name in settings.formats}
     counts = _Counts()
     if plan.rows:
         _write_shards(reader, settings, plan, shards, counts, progress)
-    left_out, unreadable = dict(reader.left_out), list(reader.unreadable)
+    left_out, unreadable = balanced.folded(reader.left_out), list(reader.unreadable)
     layouts = [folder.Folder(view.storage, name) for name in settings.adapters if counts.pairs]
     for layout in layouts:
         ADAPTERS[layout.name](reader.records(), layout)
@@ -182,10 +182,3 @@ class _Counts:
                 counts[name].setdefault(value, {})[split] = count
         photographs = {split: len(ids) for split, ids in sorted(self._photographs.items())}
         return {"counts": counts, "photographs": photographs}
-
-
-def source_kind(source: str) -> str:
-    """What a photograph was read from, without its place: "sample", "file", "s3 tar", "file parquet", ..."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)
-    container = re.search(r"\.(tar|parquet|jsonl|csv)(?:\.(?:gz|bz2|zst))?#", source)
-    return " ".join([scheme[1] if scheme else "file", *([container[1]] if container else [])])

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ugaf.export import balanced
+from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
 from ugaf.export.settings import ExportSettings
 
 if TYPE_CHECKING:
+    from ugaf.export.rows import Plan
     from ugaf.view import RunView
 
 PATH = "README.md"
@@ -38,7 +41,11 @@ DIMENSIONS = {"task": "Task", "editor": "Edit engine", "source": "Source of the 
 """What pairs are counted by, beside the split."""
 
 
-def render(view: RunView, settings: ExportSettings, columns: Sequence[Column], manifest: Mapping[str, Any]) -> bytes:
+MAX_BALANCE_ROWS = 50
+"""Categories in the table of the balance; the tail of a longer one is summed up."""
+
+
+def render(view: RunView, settings: ExportSettings, plan: Plan, manifest: Mapping[str, Any]) -> bytes:
     """The whole card. `manifest` holds the counts of what was written (see `ugaf.export`)."""
     splits = manifest["counts"]["split"]
     title = settings.name or view.name
@@ -46,10 +53,11 @@ def render(view: RunView, settings: ExportSettings, columns: Sequence[Column], m
         f"# {escape(title)}",
         _opening(splits, manifest),
         *(_counts(heading, manifest["counts"][name], splits) for name, heading in DIMENSIONS.items() if splits),
+        _balance(plan.balance, manifest) if plan.balance is not None else "",
         _loading(settings, splits),
         _funnel(view, manifest),
         _thresholds(view),
-        _columns(columns),
+        _columns(plan.columns),
         _origin(view, manifest),
         f"## Licence\n\n{escape(settings.license)}. The photographs keep the licences that they came with.",
     ]
@@ -98,6 +106,39 @@ def _counts(heading: str, counts: Mapping[str, Mapping[str, int]], splits: Mappi
     ordered = sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     rows = [(name, *(by.get(split, 0) for split in splits), sum(by.values())) for name, by in ordered]
     return f"## {heading}\n\n{_table((heading, *splits, 'all'), rows)}"
+
+
+def _balance(balance: Balance, manifest: Mapping[str, Any]) -> str:
+    """Pairs by category against the target, the gaps, and how long the tail is."""
+    account, settings, tail = balance.account, balance.settings, balance.account.tail
+    lines = account.lines[:MAX_BALANCE_ROWS]
+    rows = []
+    for line in lines:
+        counts = (f"{line.rows:,}", f"{line.taken:,}", _share(line.taken, account.taken))
+        rows.append((line.category, *counts, f"{line.target:.1%}", f"{line.gap:+,}" if line.gap else "0"))
+    head = (settings.by, "Kept", "Exported", "Share", "Target", "Gap")
+    parts = [f"## Balance\n\nPairs by {escape(settings.by)}. {balanced.described(settings)}", _table(head, rows)]
+    if more := account.lines[MAX_BALANCE_ROWS:]:
+        taken = sum(line.taken for line in more)
+        parts.append(
+            f"{len(more):,} more categories have {sum(line.rows for line in more):,} pairs, {taken:,} exported."
+        )
+    short = balanced.summary(account.lines)
+    parts.append(
+        f"Gap: pairs that a category has beyond its part of the {account.rows:,} kept ones, by the target"
+        + (f"; {escape(short)}. " if short else ". ")
+        + f"Without more pairs, {account.reachable:,} can meet the target. The {tail.categories:,} categories that "
+        f"have pairs are as varied as {tail.effective:.1f} of equal size (exp of the Shannon entropy); the largest has "
+        f"{tail.largest:.1%}, {tail.half:,} hold half of the pairs, the Gini coefficient is {tail.gini:.2f}."
+        + (f" {tail.below:,} have fewer than {settings.min_rows:,} pairs." if settings.min_rows else "")
+    )
+    if unreadable := manifest["left_out"].get("unreadable image"):
+        parts.append(f"{unreadable:,} pairs with an image that could not be read are counted as exported here.")
+    return "\n\n".join(parts)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _loading(settings: ExportSettings, splits: Mapping[str, int]) -> str:

@@ -24,22 +24,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ugaf import images, ingest
+from ugaf.export import balanced, provenance, split
 from ugaf.export import columns as export_columns
-from ugaf.export import provenance, split
+from ugaf.export.balanced import Balance
 from ugaf.export.columns import CORE_NAMES, Column
 from ugaf.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.view import RunView
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same rows give other files."""
 
 IMAGES = ("image", "source_image", "edited_image", "edit_mask", "change_mask")
-LIGHT = (
-    *("instruction", "task", "register", "target", "boxes", "bbox_edit", "params", "donor", "engine", "editor"),
-    *("writer", "detector", "verifier", "scorer", "caption", "sources"),
-)
+_MADE_HERE = frozenset({"id", "bbox", "image_id", "width", "height", "source_reencoded", "edited_reencoded", "split"})
+LIGHT = tuple(column.name for column in export_columns.CORE if not column.is_image and column.name not in _MADE_HERE)
+"""Columns of the run that are exported as they are, where it has them."""
+
 CHUNK_ROWS = 64
 """Edits whose images are read at once, give or take those of one photograph: what an export holds in memory."""
 
@@ -91,11 +92,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export would write: `fingerprint` covers the rows, their light values, the settings and the columns."""
+    """What an export would write: `fingerprint` covers the rows, their light values, the settings and the columns.
+
+    rows: kept ones, before any is left out. balance: None where the settings ask for none.
+    """
 
     fingerprint: str
     columns: tuple[Column, ...]
     rows: int
+    balance: Balance | None = None
 
 
 def makes_pairs(view: RunView) -> bool:
@@ -107,28 +112,36 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
     """Read the light columns of every kept pair, once."""
     measures = [(stage.name, name) for stage in view.stages for name in stage.measures if name not in CORE_NAMES]
     light = [name for name in LIGHT if name in view.pipeline.providers]
+    read = [*light, *(name for _, name in measures)]
+    counted = balanced.Counting(view, settings) if settings.balance is not None else None
+    besides = [counted.category.column] if counted is not None and counted.category.column not in read else []
     digest = hashlib.sha256()
     rows, fractional, known = 0, set[str](), set[str]()
-    for table in view.rows("edit", [*light, *(name for _, name in measures)], kept=True):
+    for table in view.rows("edit", [*read, *besides], kept=True):
+        if counted is not None:
+            counted.add(table)
         for _, name in measures:
             kind = table.schema.field(name).type
             known |= {name} if not pa.types.is_null(kind) else set()
             fractional |= {name} if not (pa.types.is_integer(kind) or pa.types.is_null(kind)) else set()
-        for batch in table.to_batches(max_chunksize=1024):
+        for batch in table.drop_columns(besides).to_batches(max_chunksize=1024):
             rows += batch.num_rows
             for row in batch.to_pylist():
                 digest.update(json.dumps(row, sort_keys=True).encode())
     columns = export_columns.with_measures(
         (stage, name, name in known and name not in fractional) for stage, name in measures
     )
+    balance = counted.result() if counted is not None else None
     content = {
         "version": VERSION,
-        "settings": settings.model_dump(mode="json", exclude={"name", "license"}),
+        "settings": settings.model_dump(mode="json", exclude={"name", "license", "balance"}),
         "stages": {stage.name: stage.fingerprint for stage in view.stages},
         "columns": [(column.name, column.kind) for column in columns],
         "rows": digest.hexdigest(),
+        # A balance that leaves nothing out changes the card alone.
+        "balance": balance.sampled() if balance is not None else None,
     }
-    return Plan(_hash(content), columns, rows)
+    return Plan(_hash(content), columns, rows, balance)
 
 
 def nothing(view: RunView, settings: ExportSettings) -> Plan:
@@ -142,15 +155,16 @@ class Reader:
     """Gives the records of a view, always in the same order, and counts what it leaves out.
 
     Attributes:
-        left_out: number of kept rows that are not exported, by reason.
+        left_out: number of kept rows that are not exported, by reason; see `balanced.folded`.
         unreadable: the first few rows with an image that could not be read, as (id, why).
     """
 
-    def __init__(self, view: RunView, settings: ExportSettings, columns: Sequence[Column]) -> None:
+    def __init__(self, view: RunView, settings: ExportSettings, plan: Plan) -> None:
         self.view = view
         self.settings = settings
-        self.measures = [column.name for column in columns if column.name not in CORE_NAMES]
-        self.columns = columns
+        self.measures = [column.name for column in plan.columns if column.name not in CORE_NAMES]
+        self.columns = plan.columns
+        self.balance = plan.balance
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
         self.roots = provenance.input_roots([entry.path for entry in view.pipeline.settings.inputs])
@@ -160,15 +174,26 @@ class Reader:
         """Every kept pair that has a split and readable images."""
         self.left_out.clear()
         self.unreadable.clear()
-        light = [name for name in LIGHT if name in self.view.pipeline.providers]
-        tables = self.view.rows("edit", [*light, *self.measures], kept=True)
+        names = [*(name for name in LIGHT if name in self.view.pipeline.providers), *self.measures]
+        besides = [self.balance.category.column] if self.balance is not None else []
+        tables = self.view.rows("edit", list(dict.fromkeys([*names, *besides])), kept=True)
         for fragment, table in zip(self.view.fragments, tables, strict=True):
-            for chunk in chunks(table.to_pylist(), CHUNK_ROWS):
+            for chunk in chunks(self._chosen(table).to_pylist(), CHUNK_ROWS):
                 self._load(fragment, chunk)
                 for row in chunk:
                     record = self._record(row)
                     if record is not None:
                         yield record
+
+    def _chosen(self, table: pa.Table) -> pa.Table:
+        """The rows that the balance takes, and those that are left out for another reason anyway."""
+        if self.balance is None or self.balance.sample is None:
+            return table
+        taken, categories = self.balance.takes(table)
+        eligible = balanced.eligible(table, self.settings.validation)
+        out = eligible & ~taken
+        self.left_out.update(self.balance.reason(categories[i]) for i in out.nonzero()[0])
+        return table.filter(pa.array(~out))
 
     def _load(self, fragment: str, rows: Sequence[dict[str, Any]]) -> None:
         """Put the image columns into the rows: those of the photograph by its id, the others by the edit's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
+from ugaf.balance.settings import BalanceSettings
 from ugaf.errors import nearest
 from ugaf.export.adapters import ADAPTERS, NEEDS_PARQUET
 from ugaf.stage import Settings
@@ -19,6 +20,9 @@ class ExportSettings(Settings):
     shard_mb: float = Field(512, gt=0, description="most megabytes (10^6 bytes) of images and text in a shard")
     validation: float = Field(
         0.05, ge=0, lt=1, description="share of photographs whose edits go to the validation split"
+    )
+    balance: BalanceSettings | None = Field(
+        None, description="count the pairs by category, and sample them to a target; default: neither"
     )
     adapters: list[str] = Field([], description=f"layouts of trainers to write besides: {', '.join(sorted(ADAPTERS))}")
     license: str = Field("unknown", description="licence of the dataset: a Hugging Face Hub identifier, or free text")

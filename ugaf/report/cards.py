@@ -1,7 +1,8 @@
 """The gallery's cards: sampled rows with all their columns, boxes, and two thumbnails each.
 
-A pair's images follow the columns' convention: a null `source_image` (or `edited_image`) means that the photograph
-itself is the pair's source (or target); both null means that the edit was not made.
+A photograph that is out as a near-duplicate shows the kept one beside it. A pair's images follow the columns'
+convention: a null `source_image` (or `edited_image`) means that the photograph itself is the pair's source (or target);
+both null means that the edit was not made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ugaf.view import RunView
 
 IMAGES = ("image", "source_image", "edited_image")
+NEAR_DUPLICATE = ": near-duplicate"
+"""How the rule of rows that are turned down as near-duplicates ends (see `ugaf.rules.Rule.key`)."""
+
 MAX_TEXT = 2000
 MAX_ITEMS = 50
 
@@ -56,6 +60,8 @@ class Card:
         width, height: the source image's size in pixels, in which the boxes are given.
         source, edited: names of thumbnails, or None with the reason in `source_note` and `edited_note`.
         values: the row's columns that have a value, as JSON values.
+        twin: the id of the row that was kept in this one's place, "" if it is no near-duplicate.
+        twin_image, twin_width, twin_height: that photograph's thumbnail, and its size in pixels.
     """
 
     id: str
@@ -71,6 +77,10 @@ class Card:
     edited: str | None = None
     edited_note: str = ""
     values: dict[str, Any] = field(default_factory=dict)
+    twin: str = ""
+    twin_image: str | None = None
+    twin_width: int = 0
+    twin_height: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,29 @@ def read(
                 card = _card(row, source.level, light, rule_of)
                 _attach(card, row, images)
                 found[card.id] = card
+        _add_twins(view, source.level, found, images)
         cards.extend(found[id] for id in source.ids if id in found)
     images.shrink()
     kinds = {"edit": "pair", "image": "photograph"}
     return Gallery(cards, images.made, groups, {kinds[source.level]: source.total for source in sources})
+
+
+def _add_twins(view: RunView, level: str, cards: Mapping[str, Card], images: Thumbnails) -> None:
+    """Name the kept row of each near-duplicate, and show its photograph; pairs have their two images already."""
+    for card in cards.values():
+        if card.rule.endswith(NEAR_DUPLICATE) and card.reason.startswith(f"{card.rule} of "):
+            card.twin = card.reason.removeprefix(f"{card.rule} of ")
+    wanted = {card.twin for card in cards.values() if card.twin and card.kind == "photograph"}
+    kept: dict[str, str] = {}
+    for table in view.rows(level, columns=["image"], ids=wanted) if wanted else ():
+        for row in _with_images(table, ["image"], images):
+            if row["image"]:
+                kept[row["id"]] = thumbnails.key(row["image"])
+    for card in cards.values():
+        name = kept.get(card.twin)
+        if name in images.made:
+            made = images.made[name]
+            card.twin_image, card.twin_width, card.twin_height = name, made.width, made.height
 
 
 def _with_images(table: pa.Table, pixels: Sequence[str], images: Thumbnails) -> list[dict[str, Any]]:
@@ -154,7 +183,9 @@ def _named(blob: bytes | None, images: Thumbnails) -> tuple[str | None, str]:
 
 
 def _heavy(kind: pa.DataType) -> bool:
-    """Whether a type holds bytes somewhere (images, masks)."""
+    """Whether a type holds bytes somewhere (images, masks), or is a vector of half floats (an embedding)."""
+    if pa.types.is_list(kind) and pa.types.is_float16(kind.value_type):
+        return True
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return True
     return any(_heavy(kind.field(i).type) for i in range(kind.num_fields))

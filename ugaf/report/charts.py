@@ -101,10 +101,14 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def rule_text(rule: Mapping[str, Any]) -> str:
-    """A keep rule in words: "min 5.5", "max 0.93 (quantile 0.98)", "one of ok"."""
+    """A keep rule in words: "min 5.5", "max 0.93 (quantile 0.98)", "one of ok", "distinct where similarity min 0.9"."""
     parts = []
     for name, value in rule.items():
-        if name in ("equals", "one_of", "none_of"):
+        if name == "sampled_rows":
+            continue
+        if name == "distinct":
+            parts.append(_distinct_text(value))
+        elif name in ("equals", "one_of", "none_of"):
             parts.append(
                 f"{name.replace('_', ' ')} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
             )
@@ -115,6 +119,25 @@ def rule_text(rule: Mapping[str, Any]) -> str:
         elif rule.get(name.removesuffix("_quantile")) is None:
             parts.append(f"{name.replace('_', ' ')} {value} (not fitted yet)")
     return ", ".join(parts)
+
+
+def _distinct_text(rule: Mapping[str, Any]) -> str:
+    where = [f"{name} {rule_text(bounds)}" for name, bounds in (rule.get("where") or {}).items()]
+    best = ", ".join(rule.get("best") or ())
+    return (
+        "distinct"
+        + (f" where {' and '.join(where)}" if where else "")
+        + (f"; the best by {best} stays" if best else "")
+    )
+
+
+def wanted(rows: int, want: float, most: float, label: str) -> Markup:
+    """A bar of a category's rows out of `most`, with a line where its part of the target ends."""
+    scale = 100 / most if most else 0.0
+    bar = element("rect", class_="kept", width=f"{rows * scale:.3f}%", height="100%")
+    at = f"{min(want * scale, 99.6):.3f}%"
+    line = element("line", class_="want", x1=at, x2=at, y1="0", y2="100%")
+    return element("svg", bar, line, class_="bar", role="img", aria_label=label)
 
 
 def _height(count: int, top: int) -> float:

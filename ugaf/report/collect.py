@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ugaf.report import cards, distributions
+from ugaf.report.balance import ColumnBalance, column_balances
 from ugaf.report.cards import ColumnGroup
 from ugaf.report.distributions import Category, Distribution, Labels, Values
 from ugaf.report.sample import STATUSES, Sampler
@@ -27,7 +28,7 @@ VERDICT = ("id", "parent", "status", "stage", "reason")
 FREE_TEXT = frozenset(
     {
         "instruction", "instruction_cn", "params", "caption", "donor", "global_reason", "local_reason", "screen_detail",
-        "writer_notes", "writer_thinking", "screener_thinking", "verifier_thinking", "scorer_thinking",
+        "text", "writer_notes", "writer_thinking", "screener_thinking", "verifier_thinking", "scorer_thinking",
         "verifier_scores", "scorer_scores",
     }
 )  # fmt: skip
@@ -57,7 +58,8 @@ class Step:
 class Report:
     """All that the page shows. `totals`: level -> status -> rows, of the levels that the run has.
 
-    versions: of ugaf, Python and packages, as the run recorded them.
+    versions: of ugaf, Python and packages, as the run recorded them. fitted_on: what the numbers of quantile rules were
+    fitted on. balances: of the rows of the last level.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Report:
     totals: dict[str, dict[str, int]]
     distributions: list[Distribution]
     categories: list[Category]
+    balances: list[ColumnBalance]
+    fitted_on: str
     gallery: cards.Gallery
 
 
@@ -88,6 +92,7 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
     groups = column_groups(view)
     levels = [level for level in LEVELS if any(group.level == level for group in groups)]
     scans = [scan(view, level, groups, steps, Sampler(gallery, seed)) for level in levels]
+    last = scans[-1] if scans else None
     return Report(
         name=view.name,
         description=str(view.pipeline.document.get("description") or ""),
@@ -96,8 +101,16 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
         totals={found.level: _totals(steps, found) for found in scans},
         distributions=[one for found in scans for one in found.distributions],
         categories=[one for found in scans for one in found.categories],
+        balances=column_balances(view, last.level, last.schema, FREE_TEXT.union(VERDICT)) if last is not None else [],
+        fitted_on=_fitted_on(view.pipeline.settings.quantiles.source),
         gallery=_gallery(view, scans, groups, steps, gallery),
     )
+
+
+def _fitted_on(source: str) -> str:
+    """Where the numbers of quantile rules come from, in words; see the pipeline's `quantiles.source`."""
+    words = {"run": "this run as it is now", "frozen": "this run when they were first fitted; frozen since"}
+    return words.get(source, f"the run {source}")
 
 
 def column_groups(view: RunView) -> list[ColumnGroup]:
@@ -164,7 +177,10 @@ def rule_of(reason: str, rules: Iterable[str], errors: Iterable[str] = ()) -> st
     """
     for rule in rules:
         column, _, bound = rule.partition(" ")
-        if reason == rule or (reason.startswith(column + " ") and bound and reason.endswith(" " + bound)):
+        # A row that is one too many names the one that stays: "neighbours: near-duplicate of 0123...".
+        names_row = reason.startswith(f"{rule} of ")
+        has_value = bool(bound) and reason.startswith(column + " ") and reason.endswith(" " + bound)
+        if reason == rule or names_row or has_value:
             return rule
     kind = reason.partition(":")[0].strip()
     if kind in errors:

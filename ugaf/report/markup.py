@@ -50,3 +50,25 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
     return str(value)
+
+
+def table(
+    name: str, caption: str, heads: list[str], lines: list[Markup], first_numeric: int, last_numeric: int = 99
+) -> Markup:
+    """A table in a box that scrolls sideways: columns `first_numeric` to `last_numeric` are numbers."""
+    cells = [
+        element("th", head, scope="col", class_="n" if first_numeric <= i <= last_numeric else None)
+        if head
+        else element("td")
+        for i, head in enumerate(heads)
+    ]
+    title = element("caption", caption) if caption else None
+    grid = element("table", title, element("thead", element("tr", *cells)), element("tbody", *lines), class_=name)
+    return element(
+        "div",
+        grid,
+        class_="scroll",
+        tabindex=0 if caption else None,
+        role="region" if caption else None,
+        aria_label=caption or None,
+    )

@@ -34,10 +34,14 @@
     return [...[...targets, ...changes].map(rect("halo")), ...targets.map(rect("target-box")), ...changes.map(rect("change-box"))];
   }
 
+  // What a card shows beside its source: a pair's target, or the photograph that was kept in a near-duplicate's place.
+  const beside = (card) => (card.kind === "pair" ? "edited" : card.twin_image ? "twin" : null);
+
   // One image with its boxes, in the source image's pixels; or the reason why there is none.
   function frame(card, side) {
+    if (side === "twin") return twinFrame(card);
     const name = card[side];
-    const label = make("span", { class: "label" }, card.kind === "pair" ? side : "photograph");
+    const label = make("span", { class: "label" }, card.kind === "pair" ? side : card.twin ? "this one" : "photograph");
     if (!name) return make("div", { class: "frame" }, make("div", { class: "placeholder" }, card[side + "_note"]), label);
     const picture = make("svg", {
       viewBox: `0 0 ${card.width} ${card.height}`,
@@ -49,6 +53,12 @@
     const targets = side === "source" && Array.isArray(card.values.boxes) ? card.values.boxes.filter(isBox) : [];
     picture.append(...outlines(targets, [card.values.bbox_edit].filter(isBox)));
     return make("div", { class: "frame" }, picture, label);
+  }
+
+  function twinFrame(card) {
+    const picture = make("svg", { viewBox: `0 0 ${card.twin_width} ${card.twin_height}`, role: "img", "aria-label": `kept instead: ${card.twin}` });
+    picture.append(make("image", { href: data.images[card.twin_image], width: card.twin_width, height: card.twin_height }));
+    return make("div", { class: "frame" }, picture, make("span", { class: "label" }, `kept: ${card.twin.slice(0, 12)}`));
   }
 
   // ---- cards
@@ -75,7 +85,8 @@
   }
 
   function cardNode(card, index) {
-    const frames = make("div", { class: "frames" }, frame(card, "source"), card.kind === "pair" ? frame(card, "edited") : null);
+    const other = beside(card);
+    const frames = make("div", { class: "frames" }, frame(card, "source"), other && frame(card, other));
     const open = make("button", { type: "button", class: "open", "aria-label": `Details of ${card.status} ${card.kind}: ${title(card)}` });
     open.addEventListener("click", () => details.open(index));
     const text = make(
@@ -85,7 +96,7 @@
       card.status === "kept" ? null : make("p", { class: `why ${card.status}` }, why(card)),
       make("span", { class: "id" }, card.id.slice(0, 16)),
     );
-    return make("article", { class: `card ${card.kind}`, "data-id": card.id }, frames, text, open);
+    return make("article", { class: `card ${card.kind}${other === "twin" ? " twins" : ""}`, "data-id": card.id }, frames, text, open);
   }
 
   // ---- filters
@@ -93,7 +104,7 @@
   const FACETS = { kind: (card) => card.kind, status: (card) => card.status, task: (card) => card.values.task || "", stage: (card) => card.stage, rule: (card) => card.rule };
   const NAMES = { pair: "Edits", photograph: "Photographs" };
   const haystack = data.cards.map((card) =>
-    [card.id, card.values.parent, card.values.instruction, card.values.caption, ...(card.values.sources || [])].filter(Boolean).join("\n").toLowerCase());
+    [card.id, card.twin, card.values.parent, card.values.instruction, card.values.caption, ...(card.values.sources || [])].filter(Boolean).join("\n").toLowerCase());
   let chosen = [];
   let shown = 0;
 
@@ -217,26 +228,30 @@
     },
 
     flip() {
-      this.mode = this.mode === "source" ? "edited" : "source";
+      this.mode = this.mode === "source" ? "beside" : "source";
       this.draw();
     },
 
     draw() {
       const card = data.cards[this.index];
-      const pair = card.kind === "pair" && card.edited !== null;
+      const other = beside(card);
+      const pair = other === "twin" || (other !== null && card.edited !== null);
       const mode = pair ? this.mode : card.kind === "pair" && this.mode === "both" ? "both" : "source";
+      const names = { source: other === "twin" ? "This one" : "Source", beside: other === "twin" ? "Kept" : "Edited", both: "Both" };
       byId("details-title").textContent = title(card);
       const at = chosen.indexOf(this.index);
       byId("position").textContent = `${at + 1} of ${chosen.length}`;
       byId("previous").disabled = at <= 0;
       byId("next").disabled = at >= chosen.length - 1;
       byId("flip").disabled = !pair;
+      byId("flip").firstChild.textContent = other === "twin" ? "Flip this / kept " : "Flip source / edited ";
       for (const button of document.querySelectorAll("[data-mode]")) {
+        button.textContent = names[button.dataset.mode];
         button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
         button.disabled = !pair;
       }
       byId("stage-view").classList.toggle("stacked", card.width > 1.3 * card.height);
-      byId("stage-view").replaceChildren(...(mode === "both" ? ["source", "edited"] : [mode]).map((side) => frame(card, side)));
+      byId("stage-view").replaceChildren(...(mode === "both" ? ["source", other] : [mode === "beside" ? other : mode]).map((side) => frame(card, side)));
       byId("details-columns").replaceChildren(...columns(card));
       byId("details-columns").scrollTop = 0;
     },

@@ -14,16 +14,16 @@ import re
 from importlib import resources
 from typing import Any
 
+from ugaf.report.balance_section import balances
 from ugaf.report.cards import IMAGES, Gallery, plain
-from ugaf.report.charts import histogram, number, percent, rule_text, stacked
+from ugaf.report.charts import number, percent, rule_text, stacked
 from ugaf.report.collect import Report, Step
-from ugaf.report.distributions import Category, Distribution
-from ugaf.report.markup import Markup, element, join
+from ugaf.report.markup import Markup, element, join, table
+from ugaf.report.measures_section import fitted, measures
 from ugaf.report.sample import STATUSES
 
 UNITS = {"image": ("photograph", "photographs"), "edit": ("edit", "edits")}
 HEADLINES = ("quality", "global_score", "local_score", "iou")
-MAX_CATEGORY_ROWS = 16
 
 
 def render(report: Report) -> str:
@@ -39,7 +39,8 @@ def render(report: Report) -> str:
         "header": header(report),
         "funnel": funnel(report.steps),
         "reasons": reasons(report.steps),
-        "measures": measures(report.distributions, report.categories),
+        "balance": balances(report.balances),
+        "measures": join([fitted(report.steps, report.fitted_on), measures(report.distributions, report.categories)]),
         "time": timing(report.steps),
         "gallery": gallery_note(report.gallery),
         "data": embed(gallery_data(report)),
@@ -121,7 +122,7 @@ def funnel(steps: list[Step]) -> Markup:
         lines.append(element("tr", *cells))
         previous = step
     heads = ["Stage", "", "Given", "Kept", "Rejected", "Failed", "Pending", "Of previous", "Of input"]
-    return _table("funnel", "What each stage was given and what it kept", heads, lines, first_numeric=2)
+    return table("funnel", "What each stage was given and what it kept", heads, lines, first_numeric=2)
 
 
 def _group_line(previous: Step | None, step: Step) -> Markup:
@@ -167,86 +168,7 @@ def reasons(steps: list[Step]) -> Markup:
     if not lines:
         return element("p", "No row was rejected, and none failed.", class_="note")
     heads = ["Stage", "Rule or error", "Verdict", "Rows", "Of given", "", ""]
-    return _table("reasons", "Why rows are out: the first rule that a row breaks", heads, lines, first_numeric=3)
-
-
-def measures(distributions: list[Distribution], categories: list[Category]) -> Markup:
-    """A chart for each measure and category, stage by stage; columns with one value all through in a line."""
-    stages: dict[str, list[Markup]] = {}
-    constant: dict[str, list[Markup]] = {}
-    for one in distributions:
-        if one.quantiles[0] < one.quantiles[4] or one.rule:
-            stages.setdefault(one.stage, []).append(_measure(one))
-        else:
-            constant.setdefault(one.stage, []).append(_constant(one.column, number(one.quantiles[0]), one.n))
-    for category in categories:
-        if len(category.values) > 1 or category.rule:
-            stages.setdefault(category.stage, []).append(_category(category))
-        else:
-            value, rows, _ = category.values[0]
-            constant.setdefault(category.stage, []).append(_constant(category.column, value, rows))
-    blocks = []
-    for stage in dict.fromkeys([*stages, *constant]):
-        same = constant.get(stage)
-        blocks.append(
-            element(
-                "section",
-                element("h3", stage),
-                element("div", *stages.get(stage, []), class_="charts") if stage in stages else None,
-                element("p", "The same in every row: ", *_with_commas(same), class_="note") if same else None,
-            )
-        )
-    return join(blocks) if blocks else element("p", "Nothing was measured yet.", class_="note")
-
-
-def _constant(column: str, value: str, rows: int) -> Markup:
-    return element("span", element("code", column), " = ", element("code", value, class_="data"), f" ({rows:,} rows)")
-
-
-def _with_commas(items: list[Markup]) -> list[Any]:
-    return [part for i, item in enumerate(items) for part in ((", ", item) if i else (item,))]
-
-
-def _measure(one: Distribution) -> Markup:
-    names = ("min", "5 %", "median", "95 %", "max")
-    figures = [("n", f"{one.n:,}"), *((name, number(q, 3)) for name, q in zip(names, one.quantiles, strict=True))]
-    notes = []
-    if one.rule:
-        verb = "row breaks" if one.broken == 1 else "rows break"
-        notes.append(f"Rule: {rule_text(one.rule)}. {one.broken:,} {verb} it ({percent(one.broken, one.n)}).")
-    if one.below or one.above:
-        notes.append(f"Not drawn: {one.below:,} smaller and {one.above:,} larger values.")
-    if one.missing:
-        notes.append(f"{one.missing:,} kept {'row has' if one.missing == 1 else 'rows have'} no value.")
-    return element(
-        "figure",
-        element("figcaption", one.column),
-        histogram(one),
-        element("dl", *[element("div", element("dt", name), element("dd", text)) for name, text in figures]),
-        element("p", " ".join(notes), class_="note") if notes else None,
-        class_="chart",
-    )
-
-
-def _category(category: Category) -> Markup:
-    most = category.values[0][1]
-    lines = []
-    for value, rows, kept in category.values[:MAX_CATEGORY_ROWS]:
-        bar = stacked([("kept", kept), ("all", rows - kept)], most, f"{value}: {rows:,} rows, {kept:,} kept")
-        cells = [element("th", value or "(empty)", scope="row", class_="data"), element("td", bar, class_="bar-cell")]
-        cells += [element("td", f"{rows:,}", class_="n"), element("td", percent(kept, rows), class_="n")]
-        lines.append(element("tr", *cells))
-    left = category.values[MAX_CATEGORY_ROWS:]
-    notes = [f"Rule: {rule_text(category.rule)}."] if category.rule else []
-    if left:
-        notes.append(f"And {len(left):,} more values in {sum(rows for _, rows, _ in left):,} rows.")
-    return element(
-        "figure",
-        element("figcaption", category.column),
-        _table("category", "", ["Value", "", "Rows", "Kept"], lines, first_numeric=2),
-        element("p", " ".join(notes), class_="note") if notes else None,
-        class_="chart",
-    )
+    return table("reasons", "Why rows are out: the first rule that a row breaks", heads, lines, first_numeric=3)
 
 
 def timing(steps: list[Step]) -> Markup:
@@ -266,7 +188,7 @@ def timing(steps: list[Step]) -> Markup:
         cells.append(element("td", element("code", step.fingerprint[:12])))
         lines.append(element("tr", *cells))
     heads = ["Stage", "", "Compute", "Share", "Rows computed", "Rows/s", "Fingerprint"]
-    return _table("time", "Compute time by stage, summed over workers", heads, lines, first_numeric=2, last_numeric=5)
+    return table("time", "Compute time by stage, summed over workers", heads, lines, first_numeric=2, last_numeric=5)
 
 
 def duration(seconds: float) -> str:
@@ -332,27 +254,6 @@ def _headlines(report: Report, level: str) -> list[str]:
     measures = [one for one in report.distributions if one.level == level]
     names = [name for name in HEADLINES if any(one.column == name for one in measures)]
     return (names or [one.column for one in measures if one.rule] or [one.column for one in measures])[:4]
-
-
-def _table(
-    name: str, caption: str, heads: list[str], lines: list[Markup], first_numeric: int, last_numeric: int = 99
-) -> Markup:
-    cells = [
-        element("th", head, scope="col", class_="n" if first_numeric <= i <= last_numeric else None)
-        if head
-        else element("td")
-        for i, head in enumerate(heads)
-    ]
-    title = element("caption", caption) if caption else None
-    table = element("table", title, element("thead", element("tr", *cells)), element("tbody", *lines), class_=name)
-    return element(
-        "div",
-        table,
-        class_="scroll",
-        tabindex=0 if caption else None,
-        role="region" if caption else None,
-        aria_label=caption or None,
-    )
 
 
 def _sha(text: str) -> str:
