@@ -10,6 +10,7 @@ import pytest
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
 
+from ugaf import config
 from ugaf.errors import ConfigError, UgafError
 from ugaf.explain import explain
 from ugaf.plan import segments
@@ -182,4 +183,6 @@ def test_a_bound_of_the_default_rule_can_be_changed_or_taken_away_alone(tmp_path
     changed = rule({"twins": {"distinct": {"where": {"apart": {"max": 2.0}}}}})
     assert (changed.where["apart"].max, changed.best) == (2.0, ["mean"])
     assert rule({"twins": {"distinct": {"where": {"apart": None}}}}).where == {}
+    without = pipeline(tmp_path, tmp_path / "run", stages(keep={"twins": {"distinct": {"where": {"apart": None}}}}))
+    assert config.parse(without.document).stage(TWINS).rules == without.stage(TWINS).rules
     assert rule({"twins": {"distinct": {"best": ["-mean"]}}}).where["apart"].max == 0.5

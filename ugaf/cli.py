@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an export setting")
 
+    tune = commands.add_parser("tune", help="what other thresholds would keep: a table, and a page with sliders")
+    tune.add_argument("run", nargs="?", help="the run's folder or URL (default: the latest in runs/)")
+    tune.add_argument("--stage", help="only this stage in the table, its columns without a rule too")
+    tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="start from other keep rules")
+
     explain = commands.add_parser("explain", help="the whole story of one photograph or edit, and why it is in or out")
     explain.add_argument("id", help="its id, or the beginning of it")
     explain.add_argument("--run", help="the run's folder or URL (default: the latest in runs/)")

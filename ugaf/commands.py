@@ -45,8 +45,9 @@ def do_run(options: Namespace) -> int:
     counts = view.funnel()
     print_funnel(counts)
     if not options.no_export:
-        summary = export(view, pipeline.settings.export)
+        # First, since a balance that cannot be met must not cost the report.
         report = write_report(view, gallery=pipeline.settings.report.gallery, seed=pipeline.settings.seed)
+        summary = export(view, pipeline.settings.export)
         console.print(f"shards  {escape(f'{pipeline.output}/shards')}  ({escape(str(summary))})")
         console.print(f"report  {escape(f'{pipeline.output}/{report}')}")
         console.print(f"card    {escape(f'{pipeline.output}/README.md')}")
@@ -182,6 +183,19 @@ def do_export(options: Namespace) -> int:
     return 0
 
 
+def do_tune(options: Namespace) -> int:
+    """What other thresholds would keep: the table here, the sliders in the run's folder."""
+    from ugaf.tune import as_table, tune, with_settings
+
+    view = with_settings(RunView(_find_run(options.run)), options.set)
+    tuned = tune(view, options.stage)
+    console.print(as_table(tuned.rules, tuned.end), crop=False)
+    for note in tuned.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+    console.print(f"sliders  {escape(f'{view.path}/{tuned.path}')}")
+    return 0
+
+
 def do_explain(options: Namespace) -> int:
     """The whole story of one row."""
     from ugaf.explain import explain
@@ -273,6 +287,8 @@ def _count(pending: int, fresh: int, name: str) -> str:
 def _pool(group: Any) -> str:
     if group.spec is None:
         return "CPU workers"
+    if group.whole_run:
+        return "tasks over the whole run"
     return _workers_of(group.spec, group.lane) + (f" [{group.lane}]" if group.lane else "")
 
 

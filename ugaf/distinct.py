@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ugaf.errors import ConfigError, nearest
 from ugaf.stage import Settings
@@ -54,6 +55,12 @@ class Distinct(Settings):
         min_length=1,
         description="columns that choose the kept row of a cluster; -column: the smallest",
     )
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _without_nulls(cls, where: Any) -> Any:
+        """A null takes a bound of the stage's default away, and stands in the pipeline for that."""
+        return {name: of for name, of in where.items() if of is not None} if isinstance(where, Mapping) else where
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -133,8 +133,7 @@ def _merged_distinct(defaults: Mapping[str, Any], kind: Any, bound: Any) -> Any:
     given = bound.get("where", {})
     if not isinstance(given, Mapping):
         return bound
-    where = {name: inner for name, inner in {**default.get("where", {}), **given}.items() if inner is not None}
-    return {**default, **bound, "where": where}
+    return {**default, **bound, "where": {**default.get("where", {}), **given}}
 
 
 def check_best(spec: StageSpec, types: Mapping[str, pa.DataType], own_level: Collection[str]) -> None:
