@@ -52,13 +52,14 @@ $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[test,dev]'
 	touch $@
 
-# ultralytics brings opencv-python, which writes over the files of the headless one and needs libGL: put those back.
+# ultralytics and rapidocr bring opencv-python, which writes over the files of the headless one and needs libGL: put
+# those back.
 $(MODELS_VENV)/.ready: pyproject.toml tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_BIN)/pip install --quiet --upgrade pip
 	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt torch
 	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt \
-		--editable '.[test,transformers,diffusers,ultralytics]'
+		--editable '.[test,transformers,diffusers,ultralytics,ocr]'
 	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps 'opencv-python-headless>=4.10,<5'
 	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
 	touch $@

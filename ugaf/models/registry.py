@@ -47,6 +47,9 @@ ENGINES: dict[str, dict[str, str]] = {
         "rules": "ugaf.models.verifiers:RuleVerifier",
         "vlm": "ugaf.models.verifiers:VLMVerifier",
     },
+    "reader": {
+        "rapidocr": "ugaf.models.readers.rapidocr_engine:RapidOCRReader",
+    },
     "scorer": {
         "measures": "ugaf.models.measures:MeasureScorer",
         "editscore": "ugaf.models.editscore:EditScorer",
@@ -217,3 +220,4 @@ VerifierSpec = Annotated[dict[str, Any], EngineOf("verifier"), _checked("verifie
 ScorerSpec = Annotated[dict[str, Any], EngineOf("scorer"), _checked("scorer")]
 EncoderSpec = Annotated[dict[str, Any], EngineOf("encoder"), _checked("encoder")]
 PredictorSpecs = Annotated[dict[str, dict[str, Any]], EngineOf("predictor", many=True), _all_checked("predictor")]
+ReaderSpec = Annotated[dict[str, Any], EngineOf("reader"), _checked("reader")]

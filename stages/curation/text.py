@@ -1,0 +1,119 @@
+"""How much of the photograph is text, what does it say, and does it look like a watermark?
+
+FireRed-Image-Edit (section 2.2.3, content validity) drops pictures with much text and with watermarks: an editor that
+learns from them writes letters where none belong. The reader (OCR) is named by a setting and runs in its own workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from ugaf import stage, watermarks
+from ugaf.boxes import crop
+from ugaf.errors import StopRun
+from ugaf.models import registry
+from ugaf.models.detector import attempt
+from ugaf.models.readers import Line, Reader
+from ugaf.stage import Failure, Outcome, Row
+
+
+class Text(stage.Stage):
+    """Writes text_area (0..1), text, text_boxes, watermark (0..1) and reader."""
+
+    reads = ("image", "width", "height")
+    writes = pa.schema(
+        [
+            ("text_area", pa.float32()),
+            ("text", pa.string()),
+            ("text_boxes", pa.list_(pa.list_(pa.int32()))),
+            ("watermark", pa.float32()),
+            ("reader", pa.string()),
+        ]
+    )
+    keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"text_area": {"max": 0.15}, "watermark": {"max": 0.5}}
+    batch_rows = 8
+
+    class Settings(stage.Settings):
+        reader: registry.ReaderSpec = Field({"engine": "rapidocr"}, description="Which reader (OCR), and its options.")
+        side: int = Field(
+            960,
+            ge=64,
+            le=4096,
+            description="Longer side in pixels of the copy that is read; smaller photographs are read as they are.",
+        )
+        min_score: float = Field(
+            0.6, ge=0, le=1, description="Lines with a lower score are left out; those without a score are not."
+        )
+        max_characters: int = Field(1000, ge=1, description="The text is cut off after so many characters.")
+        watermark_words: list[str] = Field(
+            [], description="Names that count as an agency's in `watermark`, beside those of the shipped list."
+        )
+
+    settings: Settings
+
+    def setup(self) -> None:
+        self.reader: Reader = registry.build("reader", self.settings.reader, self.servers)
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
+        pictures = [attempt(lambda row: row.photo(self.settings.side), row) for row in rows]
+        answers = iter(self._read([picture for picture in pictures if not isinstance(picture, Failure)]))
+        return [
+            picture if isinstance(picture, Failure) else self._outcome(row, picture, next(answers))
+            for row, picture in zip(rows, pictures, strict=True)
+        ]
+
+    def _read(self, pictures: list[np.ndarray]) -> list[list[Line] | Failure]:
+        """The batch at once; where that raises, one by one, so that only the one that cannot be read fails."""
+        try:
+            found = self.reader.read(pictures) if pictures else []
+        except StopRun:
+            raise
+        except Exception as error:
+            if len(pictures) == 1:
+                return [Failure.of(error)]
+            return [outcome for picture in pictures for outcome in self._read([picture])]
+        if len(found) != len(pictures):
+            raise TypeError(f"reader {self.reader.name!r} gave {len(found)} answers to {len(pictures)} photographs")
+        return list(found)
+
+    def _outcome(self, row: Row, picture: np.ndarray, found: list[Line] | Failure) -> Outcome:
+        if isinstance(found, Failure):
+            return found
+        for line in found:
+            if np.shape(line.corners) != (4, 2) or not np.isfinite(line.corners).all():
+                return Failure("ValueError", f"reader {self.reader.name!r} gave no four corners: {line.corners!r:.200}")
+        lines = [line for line in found if line.score is None or line.score >= self.settings.min_score]
+        # Dots, dashes and rings are what a reader sees in textures.
+        lines = [line for line in lines if any(character.isalnum() for character in line.text)]
+        size = (row["width"], row["height"])
+        scale = np.array(size) / (picture.shape[1], picture.shape[0])
+        boxes = [watermarks.pixel_box(line.corners * scale, *size) for line in lines]
+        return {
+            "text_area": text_area([line.corners for line in lines], picture.shape[1], picture.shape[0]),
+            "text": "\n".join(line.text.strip() for line in lines)[: self.settings.max_characters] or None,
+            "text_boxes": [list(box) for box in boxes if box is not None],
+            "watermark": watermarks.watermark(lines, picture, self.settings.watermark_words),
+            "reader": self.reader.name,
+        }
+
+
+def text_area(quadrilaterals: Sequence[np.ndarray], width: int, height: int) -> float:
+    """Share of a picture's pixels whose middle is in one of the convex quadrilaterals, each float (4, 2): x and y."""
+    inside = np.zeros((height, width), bool)
+    for corners in quadrilaterals:
+        box = watermarks.pixel_box(corners, width, height)
+        if box is None:
+            continue
+        x, y = np.arange(box[0], box[2]) + 0.5, (np.arange(box[1], box[3]) + 0.5)[:, None]
+        hull = cv2.convexHull(corners.astype(np.float32))[:, 0].astype(np.float64)
+        edges = zip(hull, np.roll(hull, -1, axis=0), strict=True)
+        turns = np.stack([(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in edges])
+        # In a view of `inside`: on the same side of all edges, whichever way round they go.
+        crop(inside, box)[(turns >= 0).all(axis=0) | (turns <= 0).all(axis=0)] = True
+    return float(inside.mean())
