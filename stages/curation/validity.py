@@ -1,0 +1,37 @@
+"""Is the picture one upright photograph, and not a collage, a framed print, a tilted canvas or a sheet of codes?
+
+FireRed-Image-Edit (section 2.2.3, content validity) drops such pictures before anything is made of them; NeMo Curator
+publishes a limit for QR codes. The measures are in `ugaf.layout_checks`, each from the pixels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from ugaf import layout_checks, stage
+
+
+class Validity(stage.Stage):
+    """Writes code_area, collage, frame (all 0..1) and rotation (degrees, 0..45)."""
+
+    reads = ("image",)
+    writes = pa.schema(
+        [
+            ("code_area", pa.float64()),
+            ("collage", pa.float64()),
+            ("frame", pa.float64()),
+            ("rotation", pa.float64()),
+        ]
+    )
+    keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "code_area": {"max": 0.05},
+        "collage": {"max": 0.7},
+        "frame": {"max": 0.1},
+        "rotation": {"max": 1.0},
+    }
+
+    def process(self, row: stage.Row) -> Mapping[str, Any]:
+        return layout_checks.measure(row.photo(layout_checks.SIDE))
