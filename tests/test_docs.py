@@ -109,7 +109,13 @@ def type_name(type: pa.DataType) -> str:
         return f"list<{type_name(type.value_type)}>"
     if pa.types.is_struct(type):
         return "struct"
-    names = {"double": "float64", "float": "float32", "halffloat": "float16", "large_binary": "bytes", "binary": "bytes"}
+    names = {
+        "double": "float64",
+        "float": "float32",
+        "halffloat": "float16",
+        "large_binary": "bytes",
+        "binary": "bytes",
+    }
     return names.get(str(type), str(type))
 
 

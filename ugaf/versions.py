@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 
 PACKAGES = (
-    "numpy", "opencv-python-headless", "opencv-python", "pillow", "pyarrow", "ray", "scikit-image", "scipy", "faiss-cpu",
+    "numpy", "opencv-python-headless", "opencv-python", "pillow", "pyarrow", "ray", "scikit-image", "scipy",
+    "faiss-cpu",
     "openai", "torch", "transformers", "diffusers", "ultralytics", "vllm", "rapidocr-onnxruntime",
 )  # fmt: skip
 
