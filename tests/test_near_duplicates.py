@@ -193,7 +193,9 @@ def test_two_skies_are_not_linked_though_most_of_their_light_is_the_same() -> No
     values = {name: one.tobytes() for name, one in zip("ab", pack(pair), strict=True)}
     similarity = alignment.compare(pair[:1], pair[1:])["similarity"]
     assert 0.85 < similarity < alignment.required(np.array([low]), 0.8)[0]
-    assert len(next(search.candidates(search.HashIndex(pack(pair)), pack(pair))).queries) >= 3  # they do meet
+    assert (
+        len(next(search.candidates(search.HashIndex(pack(pair), np.arange(2)), pack(pair), np.arange(2))).queries) >= 3
+    )  # they do meet
     assert edges(measure(one_fragment(values))) == set()
 
 
@@ -226,7 +228,7 @@ def test_whatever_is_within_the_guaranteed_distance_meets_as_a_brute_force_searc
     }
     found = {
         pair
-        for part in search.candidates(search.HashIndex(asked), rows)
+        for part in search.candidates(search.HashIndex(asked, np.arange(600)), rows, np.arange(300))
         for pair in zip(part.queries.tolist(), part.index.tolist(), strict=True)
     }
     assert expected <= found
@@ -248,8 +250,9 @@ def test_planted_copies_are_found_among_random_signatures() -> None:
 
 def test_an_empty_index_and_no_queries_give_nothing() -> None:
     rows = values_of(20, 1)
-    assert list(search.candidates(search.HashIndex(rows[:0]), rows)) == []
-    assert list(search.candidates(search.HashIndex(rows), rows[:0])) == []
+    every, none = np.arange(20), np.arange(0)
+    assert list(search.candidates(search.HashIndex(rows, none), rows, every)) == []
+    assert list(search.candidates(search.HashIndex(rows, every), rows, none)) == []
 
 
 def test_ones_are_counted_as_the_old_numpy_would(monkeypatch: pytest.MonkeyPatch) -> None:

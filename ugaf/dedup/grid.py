@@ -198,18 +198,24 @@ def _leaders(block: Loaded) -> tuple[NDArray[np.int64], np.ndarray]:
     digests = _digests(block.values)[rows]
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     leader = rows[first][group]
-    follows = (leader != rows) & (block.values[leader] == block.values[rows]).all(axis=1)
+    follows = leader != rows
+    for part in search.slices(len(rows)):
+        follows[part] &= (block.values[leader[part]] == block.values[rows[part]]).all(axis=1)
     stars = np.stack([leader[follows], rows[follows]], axis=1)
     return np.sort(rows[~follows]), stars[block.pending[stars].any(axis=1)]
 
 
 def _digests(values: Packed) -> NDArray[np.uint64]:
     """A number for each row (n,) that is equal for equal rows, and hardly for others."""
-    words = np.zeros((len(values), -(-values.shape[1] // 8)), np.uint64)
-    words.view(np.uint8)[:, : values.shape[1]] = values
-    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-    mixed = (words ^ (words >> np.uint64(29))) * factors
-    return (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
+    width = -(-values.shape[1] // 8)
+    factors = np.random.default_rng(0).integers(0, 2**63, width, np.uint64) * np.uint64(2) + np.uint64(1)
+    out = np.empty(len(values), np.uint64)
+    for part in search.slices(len(values)):
+        words = np.zeros((part.stop - part.start, width), np.uint64)
+        words.view(np.uint8)[:, : values.shape[1]] = values[part]
+        mixed = (words ^ (words >> np.uint64(29))) * factors
+        out[part] = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
+    return out
 
 
 def _meetings(
@@ -220,8 +226,8 @@ def _meetings(
     found = []
     for chosen, there in ((queries[new], index), (queries[~new], index[asked.pending[index]])):
         if len(chosen) and len(there):
-            hashes = search.HashIndex(asked.values[there, : signatures.BYTES])
-            for part in search.candidates(hashes, asking.values[chosen, : signatures.BYTES], flips):
+            hashes = search.HashIndex(asked.values, there)
+            for part in search.candidates(hashes, asking.values, chosen, flips):
                 found.append(np.stack([chosen[part.queries], there[part.index]], axis=1))
     return found
 

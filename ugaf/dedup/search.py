@@ -57,21 +57,24 @@ class Candidates:
 class HashIndex:
     """Whole-photograph hashes of a block of rows, to be asked by windows of others.
 
-    Memory: 16 B of hash and 4 x 8 B of sorted keys a row, and 8 MB of bit maps.
+    Memory: 16 B of hash and 4 x 12 B of keys and where they are a row, and 8 MB of bit maps.
     """
 
-    def __init__(self, packed: Packed) -> None:
-        """packed: signatures uint8 (n, 264), n < 2^31."""
-        self.hashes = np.empty((len(packed), 2), np.uint64)
-        keys = np.empty((TABLES, len(packed)), np.uint32)
-        for part in slices(len(packed)):
-            bits = signatures.unpack_array(packed[part])[:, _positions()] > 0
+    def __init__(self, packed: Packed, rows: Rows) -> None:
+        """The `rows` int64 (n,) of signatures uint8 (m, 264), or of values that begin with one; n < 2^31."""
+        self.hashes = np.empty((len(rows), 2), np.uint64)
+        keys = np.empty((TABLES, len(rows)), np.uint32)
+        for part in slices(len(rows)):
+            bits = _coefficients(packed, rows[part])[:, _positions()] > 0
             self.hashes[part], keys[:, part] = _words(bits), _keys(bits)
-        self._rows = np.argsort(keys, axis=1, kind="stable").astype(np.int32)
-        self._keys = np.take_along_axis(keys, self._rows, axis=1)
+        self._rows = np.empty((TABLES, len(rows)), np.int32)
         self._present = np.zeros((TABLES, 2**KEY_BITS // 8), np.uint8)
+        self._buckets = []
         for table in range(TABLES):
-            np.bitwise_or.at(self._present[table], self._keys[table] >> 3, _bit(self._keys[table]))
+            self._rows[table] = np.argsort(keys[table], kind="stable")
+            there, starts = np.unique(keys[table][self._rows[table]], return_index=True)
+            self._buckets.append((there, np.append(starts, len(rows)).astype(np.int32)))
+            np.bitwise_or.at(self._present[table], there >> 3, _bit(there))
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -93,23 +96,32 @@ class HashIndex:
 
     def _rows_of(self, table: int, probes: NDArray[np.uint32]) -> tuple[Rows, Rows]:
         places = np.flatnonzero(self._present[table][probes >> 3] & _bit(probes))
+        # In the order of the keys, so that the searches and what they read walk through memory once.
+        places = places[np.argsort(probes.ravel()[places])]
         query, wanted = places // probes.shape[1], probes.ravel()[places]
-        start = np.searchsorted(self._keys[table], wanted, "left")
-        count = np.minimum(np.searchsorted(self._keys[table], wanted, "right") - start, BUCKET)
+        keys, starts = self._buckets[table]
+        bucket = np.searchsorted(keys, wanted)
+        start = starts[bucket]
+        count = np.minimum(starts[bucket + 1] - start, BUCKET)
         places = np.repeat(start - np.cumsum(count) + count, count) + np.arange(count.sum())
         return np.repeat(query, count), self._rows[table][places].astype(np.int64)
 
 
-def candidates(index: HashIndex, queries: Packed, flips: bool = False) -> Iterator[Candidates]:
-    """What meets the index, for `QUERIES` signatures uint8 (n, 264) at a time. `flips`: mirrored ones too."""
+def candidates(index: HashIndex, packed: Packed, rows: Rows, flips: bool = False) -> Iterator[Candidates]:
+    """What meets the index, asked for by `rows` (n,) of signatures (m, 264), `QUERIES` at a time; as places in `rows`
+    and in the rows of the index. `flips`: mirrored ones ask too."""
     if not len(index):
         return
-    for part in slices(len(queries)):
-        coefficients = signatures.unpack_array(queries[part])
+    for part in slices(len(rows)):
+        coefficients = _coefficients(packed, rows[part])
         found = [index.meet(variant @ view) for variant in variants(coefficients, flips) for view in _views()]
         pairs = np.unique(np.concatenate([query * len(index) + row for query, row in found]))
         query, row = np.divmod(pairs, len(index))
         yield Candidates(query + part.start, row)
+
+
+def _coefficients(packed: Packed, rows: Rows) -> Floats:
+    return signatures.unpack_array(packed[rows, : signatures.BYTES])
 
 
 def slices(count: int, size: int = QUERIES) -> Iterator[slice]:

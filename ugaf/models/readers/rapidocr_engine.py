@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from ugaf import stage
 from ugaf.errors import ConfigError
 from ugaf.models.detector import attempt
 from ugaf.models.readers import Line
 from ugaf.needs import Needs, install_hint
-from ugaf.stage import Failure, Settings, operational
+from ugaf.stage import Failure, Settings
 
 PACKAGES = {"rapidocr_onnxruntime": "ocr"}
 SHORTEST_SIDE = 8
@@ -35,12 +36,14 @@ class RapidOCRReader:
     name = "rapidocr:PP-OCRv4"
     version = 1
 
-    class Settings(Settings):
+    class Settings(stage.Settings):
         """Options of the engine `rapidocr`."""
 
         box_score: float = Field(0.5, gt=0, lt=1, description="Least score of a region to be read at all.")
         upside_down: bool = Field(True, description="Turn lines that stand on their heads before they are read.")
-        threads: int = operational(1, ge=1, description="threads of a worker that compute; it reserves as many CPUs")
+        threads: int = stage.operational(
+            1, ge=1, description="threads of a worker that compute; it reserves as many CPUs"
+        )
 
     @classmethod
     def needs(cls, settings: Settings) -> Needs:
