@@ -41,7 +41,7 @@ from benchmarks.peers.kernels import KERNELS  # noqa: E402
 
 PARTS = ("one-kernel", "shipped", "memory", "errors")
 TRIED = {
-    "Daft": ("rows-threads", "batches-threads", "rows-processes", "batches-processes"),
+    "Daft": ("batches-threads", "rows-threads", "rows-processes", "batches-processes"),
     "Ray Data": ("tasks-100", "tasks-16", "actors-100", "actors-16"),
     "data-juicer": ("batches", "rows"),
 }

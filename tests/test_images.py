@@ -367,6 +367,17 @@ class TestDamage:
         with pytest.raises(ImageError):
             images.decode(data[: int(share * len(data))], side)
 
+    @pytest.mark.parametrize("side", [None, 100])
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+    def test_a_jpeg_that_was_written_over_in_the_middle_is_an_error(
+        self, photo: Image.Image, options: dict[str, Any], side: int | None
+    ) -> None:
+        data = save(photo, "JPEG", quality=95, **options)
+        third = len(data) // 3
+        noise = np.random.default_rng(0).integers(0, 256, third, dtype=np.uint8).tobytes()
+        with pytest.raises(ImageError):
+            images.decode(data[:third] + noise + data[2 * third :], side)
+
     @given(st.data(), st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"]))
     @settings(max_examples=150, deadline=None)
     def test_flipped_bytes_give_pixels_or_an_image_error(self, data: st.DataObject, format: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,17 +251,23 @@ def _decode_jpeg(image: Image.Image, data: bytes, scale: int) -> np.ndarray | No
     return pixels if flag == _RGB_FLAG else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
+# After the first scan: stuffing, Huffman tables, restarts and all from SOI to APPn, comments, fill bytes may come.
+_IMPOSSIBLE = re.compile(rb"\xff[^\x00\xc4\xd0-\xef\xfe\xff]")
+
+
 def _is_complete_jpeg(data: bytes) -> bool:
-    """True where the markers lead from SOI to the first scan, and an EOI comes after it (ITU-T T.81, annex B).
+    """True where the markers lead from SOI to the first scan, an EOI comes after it, and no marker after the first scan
+    is one that cannot stand there (ITU-T T.81, annex B).
 
     Segments are skipped by their length, so the EOI of a thumbnail inside the EXIF segment does not count; within a
     scan the EOI's two bytes cannot occur, because each 0xFF there is followed by a stuffed zero or a restart marker.
+    Bytes that were written over the scan soon have a 0xFF followed by something else.
     """
     position = 2
     while position + 3 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xDA:
-            return data.rfind(b"\xff\xd9", position) != -1
+            return data.rfind(b"\xff\xd9", position) != -1 and _IMPOSSIBLE.search(data, position) is None
         # A marker may be preceded by any number of fill bytes 0xFF.
         position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.peers import job
 
-VARIANTS = ("rows-threads", "batches-threads", "rows-processes", "batches-processes")
+VARIANTS = ("batches-threads", "rows-threads", "rows-processes", "batches-processes")
 BATCH = 16
 
 

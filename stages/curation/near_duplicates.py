@@ -54,7 +54,7 @@ class NearDuplicates(stage.Stage):
         max_links: int = Field(
             32, ge=1, description="links stored at a row, the best ones, beside those that hold a cluster together"
         )
-        memory_mb: int = stage.operational(1024, ge=300, description="memory of one task in MB, which bounds its rows")
+        memory_mb: int = stage.operational(1024, ge=512, description="memory of one task in MB, which bounds its rows")
 
         @field_validator("by")
         @classmethod

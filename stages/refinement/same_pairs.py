@@ -38,7 +38,7 @@ class SamePairs(stage.Stage):
         max_links: int = Field(
             32, ge=1, description="links stored at a pair, the best ones, beside those that hold a cluster together"
         )
-        memory_mb: int = stage.operational(1024, ge=300, description="memory of one task in MB, which bounds its rows")
+        memory_mb: int = stage.operational(1024, ge=512, description="memory of one task in MB, which bounds its rows")
 
     def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[stage.Outcome]]]:
         wanted = grid.Search(

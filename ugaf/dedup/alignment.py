@@ -35,7 +35,7 @@ STEPS, ALIKE = 3, 0.995
 SIDE = 32
 BEST_PSNR = 100.0
 """Stands for equal pictures, whose PSNR is infinite."""
-PAIRS = 4096
+PAIRS = 1024
 """Pairs that are looked at together, which bounds the memory."""
 
 

@@ -29,10 +29,11 @@ Flags = NDArray[np.bool_]
 Measure = Callable[[Packed, Packed], Floats]
 """(values of one row of each pair uint8 (n, size), of the other) -> float32 (n)."""
 
-WORKING_MB = 200
-"""Memory of a task beside its two blocks: what `search.QUERIES` queries and `alignment.PAIRS` pairs need."""
-ROW_BYTES = 64
-"""Hash, sorted keys and flags of a row, beside its values."""
+WORKING_MB = 350
+"""Memory of a task beside its two blocks: the process itself with its libraries, and what `search.QUERIES` queries and
+`alignment.PAIRS` pairs need."""
+ROW_BYTES = 160
+"""Hash, keys and flags of a row beside its values, and what making them takes."""
 
 
 @dataclass(frozen=True)
