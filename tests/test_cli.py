@@ -121,7 +121,7 @@ def test_one_more_photograph_is_the_only_work(finished: Path, tmp_path: Path) ->
 
 
 def test_stages_one_by_one(tmp_path: Path) -> None:
-    demo(tmp_path, "--until", "curation.photometric", "--no-export")
+    demo(tmp_path, "--until", "curation.near_duplicates", "--no-export")
     assert counts(tmp_path)["annotation.detect"]["pending"] == 2
     demo(tmp_path, "--stage", "annotation.detect", "--no-export")
     assert counts(tmp_path)["annotation.detect"]["pending"] == 0
