@@ -1,13 +1,16 @@
-"""Shared fixtures: real photographs that scikit-image carries."""
+"""Shared fixtures: real photographs that scikit-image carries, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 
 # As in the engine's workers, and before numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,3 +45,32 @@ def shared_images() -> Path:
     if not (folder / "index.json").exists():
         pytest.skip(f"no test images at {folder}: set UGAF_TEST_IMAGES")
     return folder
+
+
+BROWSER_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --force-prefers-reduced-motion "
+    "--window-size=1366,900"
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; skips where there is none, unless UGAF_REQUIRE_BROWSER=1."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        reason = "needs chromium and chromedriver on the path (Debian: apt install chromium chromium-driver)"
+        if os.environ.get("UGAF_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*BROWSER_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    from selenium.webdriver.chrome.service import Service
+
+    with webdriver.Chrome(options=options, service=Service(driver)) as chrome:
+        yield chrome
