@@ -60,6 +60,8 @@ def main() -> None:
         process = multiprocessing.get_context("spawn").Process(target=cost, args=(count, options.memory_mb))
         process.start()
         process.join()
+        if process.exitcode:
+            raise SystemExit(f"the search of {count} signatures ended with exit code {process.exitcode}")
 
 
 class Rows:
