@@ -13,7 +13,7 @@ from engine_tools import counts, go, make_photos, pipeline, table
 from ugaf import config
 from ugaf.errors import ConfigError, UgafError
 from ugaf.explain import explain
-from ugaf.plan import segments
+from ugaf.plan import FitError, Machine, segments, size_pools
 from ugaf.view import RunView
 
 MEAN, TWINS, DOUBLE = "engine_stages:Mean", "engine_stages:Twins", "engine_stages:Double"
@@ -138,6 +138,13 @@ def test_on_ray_it_gives_what_it_gives_inline(tmp_path: Path) -> None:
     on_ray = go(pipeline(tmp_path / "photos", tmp_path / "ray", stages(), engine={"executor": "ray", "workers": 1}))
     columns = ["twins", "compared", "double"]
     assert table(on_ray, "image", columns) == table(inline, "image", columns)
+
+
+def test_model_servers_have_to_leave_a_cpu_for_its_tasks(tmp_path: Path) -> None:
+    groups = segments(pipeline(tmp_path, tmp_path / "run", stages()))[1]
+    assert size_pools(groups, Machine(2, 0, 2, 0).without(1, 0), None) == []
+    with pytest.raises(FitError, match="its tasks need a CPU each, and model servers leave 0"):
+        size_pools(groups, Machine(2, 0, 2, 0).without(2, 0), None)
 
 
 class _Careless:

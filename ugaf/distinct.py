@@ -106,7 +106,7 @@ class Losers:
 
     def mask(self, ids: Sequence[str]) -> np.ndarray:
         """Which of these rows are turned down: bool (n,)."""
-        return np.isin(packed(ids), self.ids)
+        return is_in(packed(ids), self.ids)
 
     def winner(self, key: str) -> str:
         """The row that is kept in the place of this one."""
@@ -146,7 +146,7 @@ def clusters(links: Sequence[Links], given: np.ndarray) -> tuple[np.ndarray, np.
 
     a = np.concatenate([given[:0], *(part.a for part in links)])
     b = np.concatenate([given[:0], *(part.b for part in links)])
-    there = (a != b) & _is_in(a, given) & _is_in(b, given)
+    there = (a != b) & is_in(a, given) & is_in(b, given)
     a, b = a[there], b[there]
     members = np.unique(np.concatenate([a, b]))
     places = np.searchsorted(members, a), np.searchsorted(members, b)
@@ -180,7 +180,8 @@ def _text(key: np.bytes_) -> str:
     return bytes(key).decode()
 
 
-def _is_in(keys: np.ndarray, given: np.ndarray) -> np.ndarray:
+def is_in(keys: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Which of the keys (n,) are among the given ones, which are sorted and may be many more: bool (n,)."""
     if not len(given):
         return np.zeros(len(keys), dtype=bool)
     return given[np.minimum(np.searchsorted(given, keys), len(given) - 1)] == keys

@@ -162,8 +162,6 @@ class RayEngine:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
         engine = pipeline.settings.engine
         for number, groups in enumerate(segments):
-            if any(group.whole_run for group in groups):
-                continue
             servers = servers_during(segments, number, engine.streaming)
             size_pools(groups, left_by_servers(self.machine(), pipeline, servers), engine.workers)
 
@@ -261,7 +259,7 @@ def _answer(task: Any) -> Any:
 
     try:
         return ray.get(task)
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayError as error:
         raise RunError(f"a task stopped the run: {_cause(error)}") from error
 
 

@@ -139,7 +139,7 @@ class _Links:
         members, labels = distinct.clusters(self.links, given)
         rows: dict[str, dict[str, Any]] = {}
         for fragment, ids in zip(self.fragments, self.ids, strict=True):
-            here = [key.decode() for key in ids[np.isin(ids, members)].tolist()] if len(members) else []
+            here = [key.decode() for key in ids[distinct.is_in(ids, members)].tolist()]
             if here:
                 rows.update(FragmentValues(self.columns, fragment).of(self.rule.bound.columns, here))
         keys = [key.decode() for key in members.tolist()]

@@ -173,6 +173,10 @@ def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -
     Raises:
         FitError: naming the stage and what is missing.
     """
+    if any(group.whole_run for group in groups):
+        if machine.cpus < 1:
+            raise FitError(f"{groups[0].name}: its tasks need a CPU each, and model servers leave {machine.cpus:g}")
+        return []
     own = {g.name: _own_pool(g, g.spec, groups, machine) for g in groups if g.spec is not None}
     taken = sum(pool.workers * pool.cpus for pool in own.values())
     shared = [group for group in groups if group.spec is None]

@@ -93,15 +93,12 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
                     engine = stack.enter_context(RayEngine(options.address))
                     engine.check([work.groups, *parts[number + 1 :]], pipeline)
                 servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
-            if work.groups[0].whole_run:
-                _run_whole(columns, found, work.groups[0], options, engine, progress)
-                found = survey(columns)
-                save_record(columns, found.fits)
-                continue
             servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
             links = servers.need(servers_of(work.groups), on_ray=not inline)
             make_task = _task_maker(columns, found.fits, options, links)
-            if engine is None:
+            if work.groups[0].whole_run:
+                _run_whole(columns, found, work.groups[0], options, engine, progress)
+            elif engine is None:
                 run_inline(work.groups, make_task, work.fragments)
             else:
                 engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+from collections.abc import Sequence
 from typing import Any
 
 VOID = {"br", "input", "link", "meta"}
@@ -72,3 +75,14 @@ def table(
         role="region" if caption else None,
         aria_label=caption or None,
     )
+
+
+def security_policy(style: str, scripts: Sequence[str]) -> Markup:
+    """The content security policy of a page that loads nothing: its own style and scripts (by hash), images as data."""
+    sources = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {' '.join(map(_hash, scripts))}"
+    policy = f"{sources}; base-uri 'none'; form-action 'none'"
+    return element("meta", http_equiv="Content-Security-Policy", content=policy)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -7,8 +7,6 @@ script (by hash) and images from data URLs. Strings from data reach the page in 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from importlib import resources
@@ -18,7 +16,7 @@ from ugaf.report.balance_section import balances
 from ugaf.report.cards import IMAGES, Gallery, plain
 from ugaf.report.charts import number, percent, rule_text, stacked
 from ugaf.report.collect import Report, Step
-from ugaf.report.markup import Markup, element, join, table
+from ugaf.report.markup import Markup, element, join, security_policy, table
 from ugaf.report.measures_section import fitted, measures
 from ugaf.report.sample import STATUSES
 
@@ -30,10 +28,8 @@ def render(report: Report) -> str:
     """The whole page."""
     files = resources.files("ugaf.report")
     template, style, script = ((files / f"page.{ext}").read_text("utf-8") for ext in ("html", "css", "js"))
-    sources = f"default-src 'none'; img-src data:; style-src {_sha(style)}; script-src {_sha(script)}"
-    policy = f"{sources}; base-uri 'none'; form-action 'none'"
     parts = {
-        "policy": element("meta", http_equiv="Content-Security-Policy", content=policy),
+        "policy": security_policy(style, [script]),
         "title": join([f"{report.name} · ugaf report"]),
         "style": Markup(style),
         "header": header(report),
@@ -254,7 +250,3 @@ def _headlines(report: Report, level: str) -> list[str]:
     measures = [one for one in report.distributions if one.level == level]
     names = [name for name in HEADLINES if any(one.column == name for one in measures)]
     return (names or [one.column for one in measures if one.rule] or [one.column for one in measures])[:4]
-
-
-def _sha(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -7,7 +7,6 @@ it as in `ugaf.report.page`: escaped, or as JSON that the script shows with `tex
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ import numpy as np
 import yaml
 
 from ugaf.report.distributions import bin_edges
-from ugaf.report.markup import Markup, element, join
+from ugaf.report.markup import Markup, element, join, security_policy
 from ugaf.report.page import embed
 from ugaf.report.thumbnails import Thumbnails
 from ugaf.tune.data import KINDS, MEASURED, Column, Data, TunedStage
@@ -44,10 +43,8 @@ def render(
     files = resources.files("ugaf.tune")
     style = (resources.files("ugaf.report") / "page.css").read_text("utf-8") + (files / "page.css").read_text("utf-8")
     scripts = [(files / name).read_text("utf-8") for name in SCRIPTS]
-    sources = f"default-src 'none'; img-src data:; style-src {content_hash(style)}; script-src "
-    policy = f"{sources}{' '.join(map(content_hash, scripts))}; base-uri 'none'; form-action 'none'"
     parts = {
-        "policy": element("meta", http_equiv="Content-Security-Policy", content=policy),
+        "policy": security_policy(style, scripts),
         "title": join([f"{view.name} · ugaf tune"]),
         "style": Markup(style),
         "name": join([view.name]),
@@ -92,11 +89,6 @@ def packed(values: np.ndarray, kind: str = "i4") -> dict[str, str]:
     """An array as the script unpacks it: its type, and its bytes, little-endian, as base64."""
     data = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
     return {"t": kind, "b": base64.b64encode(data).decode("ascii")}
-
-
-def content_hash(text: str) -> str:
-    """How a content security policy names an inline style or script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _bits(values: np.ndarray) -> str:

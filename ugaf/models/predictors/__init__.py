@@ -8,6 +8,7 @@ predictors only by this interface; the configuration names the implementation (`
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ class Predictor(Protocol):
         ...
 
 
-class Backbone:
+class Backbone(ABC):
     """Base of the predictors that read a score from what a larger model says of the photograph.
 
     Where several predictors have one backbone (the same object, see `ugaf.models.encoders.shared`), it looks at each
@@ -46,13 +47,13 @@ class Backbone:
     version: int
     backbone: Any
 
+    @abstractmethod
     def features(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
         """For each photograph, in order: what the backbone says of it, or why it says nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, features: np.ndarray) -> float:
         """The score of one photograph by its features. Raises ValueError if there is none."""
-        raise NotImplementedError
 
     def predict(self, photos: Sequence[Photo]) -> list[float | Failure]:
         """For each photograph, in order: its score."""
