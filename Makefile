@@ -1,5 +1,6 @@
 # `make run`: the demo, from nothing. `make test`: the tests that need no model library, from nothing. Each target makes
-# its own environment: `make test-models` one with torch, `make test-vllm` that one and one with a vLLM for the CPU.
+# its own environment: `make test-models` and `make train-demo` one with torch, `make test-vllm` that one and one with a
+# vLLM for the CPU.
 PYTHON ?= python3
 VENV ?= .venv
 MODELS_VENV ?= .venv-models
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
 CHECKED = ugaf stages tests benchmarks
 
-.PHONY: run test test-models test-vllm check format bench clean
+.PHONY: run test test-models test-vllm train-demo check format bench clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
@@ -32,6 +33,10 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
+
+# From pairs to an editor and back into a pipeline: benchmarks/train_demo.py.
+train-demo: $(MODELS_VENV)/.ready
+	$(MODELS_BIN)/python benchmarks/train_demo.py
 
 bench: $(VENV)/.base
 	$(BIN)/python benchmarks/curation.py
@@ -59,7 +64,7 @@ $(MODELS_VENV)/.ready: pyproject.toml tests/models/constraints-cpu.txt tests/mod
 	$(MODELS_BIN)/pip install --quiet --upgrade pip
 	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt torch
 	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt \
-		--editable '.[test,transformers,diffusers,ultralytics,ocr]'
+		--editable '.[test,transformers,diffusers,train,bench,ultralytics,ocr]'
 	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps 'opencv-python-headless>=4.10,<5'
 	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
 	touch $@

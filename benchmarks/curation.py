@@ -9,7 +9,7 @@ two engines in the same repeat; the median of the repeats is shown.
 
 one-kernel: one and the same function in every engine: the engine's own cost, and the start-up.
 shipped: our stage with four descriptors, beside the loop that one writes with OpenCV, and beside each engine with the
-    function that its user writes with Pillow and numpy (on N / 10: it is slow).
+    function that its user writes with Pillow and numpy (on N / 2: it is slow).
 memory: peak of all processes (proportional set size) at N; of ours at 2 N against N / 2, too.
 errors: rows that are lost where the function raises for a broken file, and the engine is told to go on.
 
@@ -120,7 +120,7 @@ class Bench:
 
     def shipped(self, repeats: int, forms: Mapping[str, str]) -> None:
         """Our stage against OpenCV's full decode, and against each peer with Pillow and numpy."""
-        few = Run(max(self.count // 10 // photographs.SHARD, 1) * photographs.SHARD, "pillow")
+        few = Run(max(self.count // 2 // photographs.SHARD, 1) * photographs.SHARD, "pillow")
         loop = self.peers[0]
         rates: dict[str, list[float]] = {}
         for repeat in range(repeats):

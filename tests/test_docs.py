@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -18,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from chat_fakes import FakeChat
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from ugaf import cli, config, images, runner
 from ugaf.balance import BalanceSettings
+from ugaf.bench import __main__ as bench
 from ugaf.config import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings, Resources
 from ugaf.distinct import Distinct
 from ugaf.errors import ConfigError
@@ -33,6 +35,8 @@ from ugaf.models.diffusion.settings import Cache, Lora
 from ugaf.models.placement import PlacementSettings
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Row, Stage
+from ugaf.trainer import __main__ as trainer
+from ugaf.trainer import settings as training
 from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +146,27 @@ def test_other_settings_are_documented(heading: str) -> None:
     check_defaults(settings_in_docs(heading), MODELS[heading])
 
 
+def all_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name as in the trainer's table, field), those of inner sections with their path."""
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from all_settings(kind, f"{prefix}{name}.")
+        else:
+            yield f"`{prefix}{name}`" + (" †" if marked_operational(model, name) else ""), field
+
+
+def test_the_trainer_s_settings_are_documented() -> None:
+    rows = {row[0]: row[1] for row in table((ROOT / "docs" / "trainer.md").read_text(), "setting")}
+    fields = dict(all_settings(training.TrainSettings))
+    assert list(rows) == list(fields)
+    for name, cell in rows.items():
+        assert (cell == "required") == fields[name].is_required(), name
+        if cell != "required":
+            default = TypeAdapter(dict[str, Any]).dump_python({"": fields[name].get_default(call_default_factory=True)})
+            assert yaml.safe_load(cell.strip("`")) == json.loads(json.dumps(default))[""], name
+
+
 def test_columns_of_ingest_and_export_are_documented() -> None:
     ingest = {row[0].strip("`"): row[1] for row in table(section("ingest"), "column")}
     assert ingest == {field.name: type_name(field.type) for schema in (IMAGE_SCHEMA, PAIR_SCHEMA) for field in schema}
@@ -184,7 +209,7 @@ def command_lines() -> Iterator[list[str]]:
 
 
 def test_commands_exist() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     seen = set()
     for words in command_lines():
         if words[0] == "make":
@@ -195,6 +220,11 @@ def test_commands_exist() -> None:
             check_command(["run", *words[3:]])
         elif words[:3] == ["python", "-m", "ugaf"]:
             check_command(words[3:])
+        elif words[:3] == ["python", "-m", "ugaf.bench"]:
+            bench.parser().parse_args(words[3:])
+        elif words[:3] == ["python", "-m", "ugaf.trainer"]:
+            given = trainer.parser().parse_args(words[3:])
+            training.load(str(ROOT / given.config), given.set)
         elif words[0] == "python" and words[1] != "-m":
             script = (ROOT / words[1]).read_text()
             assert all(f'"{word}"' in script for word in words[2:] if word.startswith("--")), words

@@ -7,7 +7,7 @@ from importlib import metadata
 PACKAGES = (
     "numpy", "opencv-python-headless", "opencv-python", "pillow", "pyarrow", "ray", "scikit-image", "scipy",
     "faiss-cpu",
-    "openai", "torch", "transformers", "diffusers", "ultralytics", "vllm", "rapidocr-onnxruntime",
+    "openai", "torch", "transformers", "diffusers", "peft", "lpips", "ultralytics", "vllm", "rapidocr-onnxruntime",
 )  # fmt: skip
 
 

@@ -66,7 +66,9 @@ CORE: tuple[Column, ...] = (
     Column("donor", "string", "`image_id` of a second photograph that an object was taken from; null if none"),
     Column("engine", "string", 'who proposed the edit; "external" for pairs that came from elsewhere'),
     Column("editor", "string", "who made the pixels, with its version"),
-    Column("edit_way", "string", "how the box reached the editor: whole, words, crop or inpaint; null if by mask"),
+    Column(
+        "edit_way", "string", "how the box reached the editor: whole, words, boxes, crop or inpaint; null if by mask"
+    ),
     Column("writer", "string", "who wrote the instruction"),
     Column("screener", "string", "who screened the instruction"),
     Column("detector", "string", "who found the boxes"),

@@ -1,11 +1,12 @@
 """How a target box reaches an image editor, and how the editor's answer comes back onto the photograph's pixels.
 
-An editing model sees one picture of about a megapixel and a sentence. Where the edit belongs can be told in four ways:
+An editing model sees one picture of about a megapixel and a sentence. Where the edit belongs can be told in five ways:
 
 - `words`: the whole picture, and a sentence that says where, unless the instruction says it already;
 - `crop`: only the surroundings of the box are edited, at the model's full size, and pasted back with a soft border:
   the way for targets that would be too small in the whole picture;
 - `inpaint`: the whole picture and a mask, for models that take one; outside of it the photograph's pixels are kept;
+- `boxes`: the whole picture and the boxes, for models that were trained to be told them (`ugaf.trainer`);
 - `whole`: the whole picture and the instruction as it stands, for edits that have no box.
 
 `prepare` makes what the model gets, `finish` makes the pair from what it gave. Both are pure: engines call them around
@@ -32,7 +33,7 @@ from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.stage import Settings
 from ugaf.wording.places import PHRASES, WIDE, Place
 
-Way = Literal["words", "crop", "inpaint", "whole"]
+Way = Literal["words", "crop", "inpaint", "boxes", "whole"]
 
 GLOBAL_TASKS = frozenset({"background", "tone", "restore"})
 """Tasks that change the picture as a whole: a box of theirs says what they are about, not where they end."""
@@ -50,9 +51,10 @@ SAME_SHAPE = 0.02
 class PlacementSettings(Settings):
     """How the target box is told to the model."""
 
-    way: Literal["auto", "words", "crop", "inpaint", "whole"] = Field(
+    way: Literal["auto", "words", "crop", "inpaint", "boxes", "whole"] = Field(
         "auto",
-        description="auto: inpaint if the engine was set to, else crop for small targets, else words; whole if none",
+        description="auto: inpaint if the engine was set to, else crop for small targets, else boxes where the model "
+        "takes them, else words; whole if none",
     )
     crop_below: float = Field(
         0.15, ge=0, le=1, description="auto crops where the target box takes less than this share of the photograph"
@@ -90,6 +92,7 @@ class Prepared:
         frames: (target, limit) boxes in the photograph's pixels: the edit counts fully inside the target and not at all
             outside of the limit; empty where it may change anything.
         feather: width of the soft border inside each limit, as a share of its shorter side.
+        boxes: the targets in `image`, absolute pixels, half-open; empty where it may change anything.
     """
 
     image: np.ndarray
@@ -100,6 +103,7 @@ class Prepared:
     region: Box
     frames: tuple[tuple[Box, Box], ...] = ()
     feather: float = 0.0
+    boxes: tuple[Box, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -121,7 +125,11 @@ def working_size(width: int, height: int, working: WorkingSize) -> tuple[int, in
 
 
 def prepare(
-    request: EditRequest, placement: PlacementSettings, working: WorkingSize, can_inpaint: bool = False
+    request: EditRequest,
+    placement: PlacementSettings,
+    working: WorkingSize,
+    can_inpaint: bool = False,
+    takes_boxes: bool = False,
 ) -> Prepared:
     """What the model gets for a request.
 
@@ -129,16 +137,16 @@ def prepare(
     becomes `words`. Several boxes (a hybrid's) share one crop around them all.
 
     Raises EditError for a request without an instruction, or with boxes of which nothing lies in the photograph, and
-    ValueError if `placement` wants inpainting and the engine has none (engines say so when their settings are checked:
+    ValueError if `placement` wants what the engine has not (engines say so when their settings are checked:
     `check_way`).
     """
-    check_way(placement, can_inpaint)
+    check_way(placement, can_inpaint, takes_boxes)
     if not request.instruction.strip():
         raise EditError("NoInstruction", "the row has no instruction, and a model works from nothing else")
     height, width = request.photo.shape[:2]
     targets = _targets(request, width, height)
     region = _crop_region(targets, placement, width, height) if targets else None
-    way = _way(placement, can_inpaint, targets, region, width * height)
+    way = _way(placement, can_inpaint, takes_boxes, targets, region, width * height)
     shown = region if way == "crop" and region is not None else (0, 0, width, height)
     size = working_size(shown[2] - shown[0], shown[3] - shown[1], working)
     prompt, mask = request.instruction, None
@@ -151,7 +159,10 @@ def prepare(
     elif way == "words":
         prompt = with_place(prompt, targets, width, height)
     image = _resize(boxes.crop(request.photo, shown), size)
-    return Prepared(image, prompt, mask, way, request.photo, shown, frames, placement.feather)
+    x, y = size[0] / (shown[2] - shown[0]), size[1] / (shown[3] - shown[1])
+    told = [((a - shown[0]) * x, (b - shown[1]) * y, (c - shown[0]) * x, (d - shown[1]) * y) for a, b, c, d in targets]
+    inside = tuple(boxes.clip(box, *size) for box in told)
+    return Prepared(image, prompt, mask, way, request.photo, shown, frames, placement.feather, inside)
 
 
 def finish(prepared: Prepared, result: np.ndarray) -> Edit:
@@ -186,8 +197,12 @@ def finish(prepared: Prepared, result: np.ndarray) -> Edit:
     return Edit(None, picture, mask, prepared.way)
 
 
-def check_way(placement: PlacementSettings, can_inpaint: bool) -> None:
+def check_way(placement: PlacementSettings, can_inpaint: bool, takes_boxes: bool = False) -> None:
     """Raises ValueError if the placement asks for what the engine cannot do; for validators of engines' settings."""
+    if placement.way == "boxes" and not takes_boxes:
+        raise ValueError(
+            "placement.way: boxes needs a model that takes them (FineEditPipeline); use auto, crop or words"
+        )
     if placement.way == "inpaint" and not can_inpaint:
         raise ValueError("placement.way: inpaint needs an engine that takes a mask; use auto, crop or words")
 
@@ -244,7 +259,12 @@ def _targets(request: EditRequest, width: int, height: int) -> list[Box]:
 
 
 def _way(
-    placement: PlacementSettings, can_inpaint: bool, targets: Sequence[Box], region: Box | None, pixels: int
+    placement: PlacementSettings,
+    can_inpaint: bool,
+    takes_boxes: bool,
+    targets: Sequence[Box],
+    region: Box | None,
+    pixels: int,
 ) -> Way:
     if not targets or region is None:
         return "whole"
@@ -254,8 +274,8 @@ def _way(
     elif way == "auto":
         way = "crop" if boxes.area(boxes.union(targets)) < placement.crop_below * pixels else "words"
     if way == "crop" and boxes.area(region) > LARGEST_CROP * pixels:
-        return "words"
-    return way
+        way = "words"
+    return "boxes" if way == "words" and takes_boxes and placement.way != "words" else way
 
 
 def _crop_region(targets: Sequence[Box], placement: PlacementSettings, width: int, height: int) -> Box:

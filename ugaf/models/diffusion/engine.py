@@ -105,7 +105,9 @@ class DiffusersEditor:
         if not request.instruction.strip():
             raise EditError("NoInstruction", "the row has no instruction, and this editor works from nothing else")
         area = self.settings.max_area
-        prepared = placement.prepare(request, self.settings.placement, self.family.working(area), self.inpaints)
+        prepared = placement.prepare(
+            request, self.settings.placement, self.family.working(area), self.inpaints, self.family.takes_boxes
+        )
         return _at_size(prepared, self.family.trained(prepared.size, area))
 
     def _generate(self, jobs: Sequence[tuple[Prepared, int]]) -> list[np.ndarray]:
@@ -141,7 +143,9 @@ def _at_size(prepared: Prepared, size: families.Size) -> Prepared:
     mask = prepared.mask
     if mask is not None:
         mask = np.where(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) > 0, 255, 0).astype(np.uint8)
-    return replace(prepared, image=image, mask=mask)
+    x, y = size[0] / prepared.size[0], size[1] / prepared.size[1]
+    told = tuple(boxes.clip((a * x, b * y, c * x, d * y), *size) for a, b, c, d in prepared.boxes)
+    return replace(prepared, image=image, mask=mask, boxes=told)
 
 
 def _finished(prepared: Prepared, image: np.ndarray) -> Edit | Failure:

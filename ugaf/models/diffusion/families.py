@@ -6,6 +6,7 @@ Read from diffusers 0.42. What differs between them, and costs a data set that d
   Its `guidance_scale` does nothing at all. Kontext has the guidance distilled in, and takes `guidance_scale`.
 - QwenImageEditPlus takes one prompt a call. The others take lists, but resize every picture to the first one's shape.
 - Each chooses its working size itself: see `exactly`.
+- FineEditPipeline (`ugaf.trainer.pipeline`) is our own trainer's: it takes lists, any size, and the boxes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Family:
     true_cfg_scale: of classifier-free guidance, as the model's authors run it; 1 is none.
     guided: whether `guidance_scale` reaches the model (distilled guidance).
     trained_sizes: (width, height) the model was trained at, where its authors name them; about TRAINED_AREA pixels.
+    takes_boxes: whether a call takes the boxes to edit in.
     """
 
     plain: str
@@ -46,6 +48,7 @@ class Family:
     true_cfg_scale: float
     guided: bool = False
     trained_sizes: tuple[Size, ...] = ()
+    takes_boxes: bool = False
 
     def working(self, area: int) -> WorkingSize:
         return WorkingSize(area, self.multiple)
@@ -69,7 +72,8 @@ KONTEXT = Family(
     guided=True,
     trained_sizes=(*_WIDE, (1024, 1024), *((height, width) for width, height in _WIDE)),
 )
-FAMILIES = (QWEN, QWEN_PLUS, KONTEXT)
+FINEEDIT = Family("FineEditPipeline", "", 32, True, 4.0, takes_boxes=True)
+FAMILIES = (QWEN, QWEN_PLUS, KONTEXT, FINEEDIT)
 
 
 def family_of(pipeline: str, where: str) -> Family:
@@ -120,6 +124,8 @@ def arguments(
         given |= {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
     elif not inpaint:
         given |= {"width": width, "height": height}
+    if family.takes_boxes:
+        given["boxes"] = [list(item.boxes) for item in prepared]
     if inpaint:
         given["mask_image"] = [_mask(item) for item in prepared]
         given["strength"] = 1.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ugaf.errors import ConfigError, nearest
-from ugaf.models.diffusion.families import Family, check_known, family_of
+from ugaf.models.diffusion.families import FINEEDIT, Family, check_known, family_of
 from ugaf.models.diffusion.settings import Cache, DiffusersSettings, Lora
 from ugaf.needs import Needs, install_hint
 
@@ -41,7 +41,13 @@ def load(settings: DiffusersSettings) -> Any:
         family_of(_class_name(index) if settings.pipeline == "auto" else settings.pipeline, f"editor.model {folder}")
     elif settings.model.count("/") != 1 or settings.model[0] in "./~":
         raise ConfigError(f"editor.model: there is no folder {folder}")
-    cls = diffusers.DiffusionPipeline if settings.pipeline == "auto" else getattr(diffusers, settings.pipeline)
+    named = _class_name(folder / "model_index.json") if folder.is_dir() else settings.pipeline
+    if named == FINEEDIT.plain:
+        from ugaf.trainer.pipeline import FineEditPipeline
+
+        cls: Any = FineEditPipeline
+    else:
+        cls = diffusers.DiffusionPipeline if settings.pipeline == "auto" else getattr(diffusers, settings.pipeline)
     source = str(folder) if folder.is_dir() else settings.model
     try:
         pipeline = cls.from_pretrained(source, revision=settings.revision, **{_dtype_name(): dtype_of(settings)})
@@ -173,6 +179,8 @@ def _place(pipeline: Any, settings: DiffusersSettings) -> None:
 
 
 def _check_cache(family: Family, settings: DiffusersSettings) -> None:
+    if family is FINEEDIT:
+        raise ConfigError("editor.cache: the hooks do not know FineEditPipeline's side adapter; set cache: null")
     scale = settings.true_cfg_scale or family.true_cfg_scale
     if family.guided and scale > 1:
         raise ConfigError(

@@ -57,6 +57,7 @@ class DiffusersSettings(Settings):
         "QwenImageEditInpaintPipeline",
         "FluxKontextPipeline",
         "FluxKontextInpaintPipeline",
+        "FineEditPipeline",
     ] = Field("auto", description="auto: the checkpoint's own, or its inpainting one if placement.way is inpaint")
     placement: PlacementSettings = Field(PlacementSettings(), description="how the target box reaches the model")
     steps: int = Field(30, ge=1, description="denoising steps (a Lightning LoRA: the 4 or 8 that it is made for)")
@@ -106,7 +107,7 @@ class DiffusersSettings(Settings):
     def _fits_the_pipeline(self) -> DiffusersSettings:
         if self.pipeline != "auto":
             family = family_of(self.pipeline, "pipeline")
-            placement.check_way(self.placement, self.can_inpaint)
+            placement.check_way(self.placement, self.can_inpaint, family.takes_boxes)
             if self.guidance is not None and not family.guided:
                 raise ValueError(f"guidance: {self.pipeline} ignores it; set true_cfg_scale")
         return self

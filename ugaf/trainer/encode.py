@@ -1,0 +1,77 @@
+"""From a batch of pictures and instructions to what the transformer is trained on, here or from a feature cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from ugaf.trainer.model.latents import to_float
+from ugaf.trainer.pipeline import FineEditPipeline, padded
+
+if TYPE_CHECKING:
+    from ugaf.trainer.data.batch import Batch
+
+EMPTY = " "
+"""The instruction of samples that are trained without one, and of guidance's other half."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One microbatch for the transformer.
+
+    clean: latents of the edited pictures, (n, c, h, w). conditions: see `FineEditPipeline.conditions`. text: embeddings
+    (n, length, width) and which are no padding, bool (n, length).
+    """
+
+    clean: torch.Tensor
+    conditions: dict[str, torch.Tensor]
+    text: tuple[torch.Tensor, torch.Tensor]
+
+
+class Encoder:
+    """The frozen parts of the pipeline: autoencoder and text encoder."""
+
+    def __init__(self, pipeline: FineEditPipeline, device: torch.device) -> None:
+        self.pipeline = pipeline
+        self.device = device
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, without_text: list[bool] | None = None) -> Encoded:
+        """without_text: for each sample, whether it goes without its instruction."""
+        if batch.features is not None:
+            return self._cached(batch.features, without_text)
+        clean = self.pipeline.codec.encode(to_float(batch.edited.to(self.device)))
+        conditions = self.pipeline.conditions(batch.source, batch.references, batch.roi_mask)
+        drop = without_text or [False] * len(batch.ids)
+        prompts = [EMPTY if dropped else text for text, dropped in zip(batch.instructions, drop, strict=True)]
+        return Encoded(clean, conditions, self.pipeline.encode(prompts, pictures(batch)))
+
+    def _cached(self, features: dict[str, torch.Tensor], without_text: list[bool] | None) -> Encoded:
+        told = {name: value.to(self.device) for name, value in features.items()}
+        source = told["source_latents"].float()
+        conditions = {
+            "source": source,
+            "background": told["masked_latents"].float(),
+            "references": told.get("reference_latents", source.new_zeros(len(source), 0, *source.shape[1:])).float(),
+        }
+        text, mask = told["text"], told["text_mask"]
+        if without_text is not None and any(without_text):
+            empty = told["empty_text"], told["empty_text_mask"]
+            rows = [
+                (empty if dropped else (text, mask))[0][i][(empty if dropped else (text, mask))[1][i]]
+                for i, dropped in enumerate(without_text)
+            ]
+            text, mask = padded(rows)
+        return Encoded(told["edited_latents"].float(), conditions, (text, mask))
+
+
+def pictures(batch: Batch) -> list[list[Image.Image]]:
+    """What the text encoder is shown with each instruction: the source, then the references."""
+    groups = []
+    for source, references in zip(batch.source, batch.references, strict=True):
+        shown = [source, *references]
+        groups.append([Image.fromarray(one.permute(1, 2, 0).numpy()) for one in shown])
+    return groups

@@ -1,0 +1,286 @@
+"""The training: read top to bottom, from settings to the last checkpoint.
+
+A step's gradient is the sum of its samples' losses over all microbatches and processes, divided by how many samples
+that were; samples, noise and timesteps follow from the seed and the step. So the numbers are the same for one process
+with eight microbatches and eight processes with one, and for a training that was killed and one that was not, but for
+the rounding of sums in another order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from ugaf.errors import ConfigError
+from ugaf.trainer import flow
+from ugaf.trainer.build import build, dtype_of, trained
+from ugaf.trainer.checkpoints import Checkpoints
+from ugaf.trainer.data import Batch, Loader, Plan, open_index
+from ugaf.trainer.distributed import World, join, split
+from ugaf.trainer.ema import Average
+from ugaf.trainer.encode import Encoder
+from ugaf.trainer.monitor import Monitor, peak_tflops
+from ugaf.trainer.pipeline import predict
+from ugaf.trainer.seeds import seed_of
+from ugaf.trainer.settings import OptimizerSettings, TrainSettings
+from ugaf.trainer.validation import Validation
+
+LOG = logging.getLogger(__name__)
+BACKWARD = 2
+"""A backward pass takes about twice the operations of its forward pass; what checkpointing repeats is not counted."""
+
+
+class Training:
+    """One process's part of a training, from the newest checkpoint or from the start.
+
+    Raises ConfigError before the first step for what cannot work: shards, model, device, a checkpoint of other
+    settings.
+    """
+
+    def __init__(self, settings: TrainSettings, world: World) -> None:
+        self.settings = settings
+        self.world = world
+        self.folder = Path(settings.output).expanduser()
+        self.index = open_index(settings.data)
+        self.plan = Plan(self.index, settings.data, settings.seed)
+        self.pipeline = build(settings.model, settings.seed, world.device, parts=True)
+        self.model = self.pipeline.transformer.train()
+        self.model.to(world.device)
+        split(self.model, settings.scale, world, dtype_of(settings.model, world.device))
+        self.parameters = trained(self.model)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), **_adamw(settings.optimizer))
+        begin(self.optimizer)
+        ema = settings.optimizer.ema
+        self.average = Average(self.parameters, ema) if ema is not None else None
+        self.encoder = Encoder(self.pipeline, world.device)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.checkpoint.keep, world)
+        self.step = self._resume()
+        peak = peak_tflops(world.device, settings.peak_tflops)
+        self.monitor = Monitor(self.folder, self.step, peak and peak * world.size, world.leads)
+        self.flops: dict[Any, float] = {}
+
+    def run(self) -> None:
+        """To the last step. Interrupted at any point, another call goes on from the newest checkpoint."""
+        settings, saved = self.settings, self.step
+        validation = Validation(settings, self.pipeline, self.encoder, self.world)
+        if self.step == 0:
+            validation.run(0, self.monitor)
+        place = {"rank": self.world.rank, "world": self.world.size, "start_step": self.step}
+        loader = Loader(self.plan, **place, end_step=settings.steps)
+        with closing(self.monitor), closing(loader):
+            for step, batches in loader:
+                values = self.one_step(step, batches)
+                self.step = step + 1
+                self._note_corrupt(batches)
+                if self.step % settings.log_every == 0 or self.step == settings.steps:
+                    self.monitor.log(self.step, {**values, **self.monitor.rates()})
+                if self.step % settings.checkpoint.every == 0:
+                    self.save()
+                    saved = self.step
+                if settings.validation.every and self.step % settings.validation.every == 0:
+                    with self.average.used() if self.average else nullcontext():
+                        validation.run(self.step, self.monitor)
+            if saved < self.step:
+                self.save()
+
+    def one_step(self, step: int, batches: Sequence[Batch]) -> dict[str, float]:
+        """Loss (mean over the step's samples), gradient norm and learning rate of one optimizer step."""
+        planned = sum(len(part) for part in self.plan_of(step))
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        samples = tokens = flops = 0.0
+        for batch in batches:
+            loss, used = self._loss(step, batch, planned)
+            loss.backward()
+            total += loss.detach()
+            samples += float(batch.weights.sum())
+            tokens += used
+            flops += (1 + BACKWARD) * self.flops[batch.bucket, len(batch.ids)]
+        loss_sum, count, all_tokens, all_flops = self.world.summed(float(total), samples, tokens, flops)
+        norm = self._update(step, count)
+        self.monitor.done(int(count), int(all_tokens), all_flops)
+        return {"loss": loss_sum / max(1.0, count), "grad_norm": norm, "lr": lr_at(step, self.settings)}
+
+    def plan_of(self, step: int) -> list[Any]:
+        """The microbatches of all lanes at a step; steps are asked for in order."""
+        if getattr(self, "_steps", None) is None:
+            self._steps, self._next = self.plan.steps(step), step
+        while self._next <= step:
+            self._at, self._next = next(self._steps), self._next + 1
+        return self._at
+
+    def save(self) -> None:
+        """A checkpoint of the steps done so far."""
+        began = time.perf_counter()
+        self.checkpoints.save(self.step, self._tensors(), self._state())
+        LOG.info("step %d  checkpoint in %.1f s", self.step, time.perf_counter() - began)
+
+    def _loss(self, step: int, batch: Batch, planned: int) -> tuple[torch.Tensor, int]:
+        """The sum of the batch's losses, and its image tokens."""
+        settings, device = self.settings, self.world.device
+        positions = batch.positions.tolist()
+        dropped = [
+            seed_of(settings.seed, "prompt", step, place) / 2**63 < settings.model.drop_prompt for place in positions
+        ]
+        encoded = self.encoder.encode(batch, dropped)
+        clean = encoded.clean
+        noise = flow.noise_of(clean.shape[1:], settings.seed, step, positions).to(device)
+        t = flow.timesteps(settings.flow, settings.seed, step, positions, planned).to(device)
+        key = (batch.bucket, len(batch.ids))
+        counter = nullcontext() if key in self.flops else FlopCounterMode(display=False)
+        with counter:
+            predicted = predict(self.model, flow.noisy(clean, noise, t), t, encoded.conditions, encoded.text)
+        if isinstance(counter, FlopCounterMode):
+            self.flops[key] = float(counter.get_total_flops())
+        each = flow.losses(predicted, clean, noise, t, settings.flow)
+        sequence = clean.shape[-1] * clean.shape[-2] // 4 * (1 + batch.bucket.conditions)
+        return (each * batch.weights.to(device)).sum(), sequence * len(batch.ids)
+
+    def _update(self, step: int, count: float) -> float:
+        """Changes the weights; returns the gradient's norm before it was clipped."""
+        optimizer = self.settings.optimizer
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                # Processes' gradients were averaged: this makes them the mean over samples.
+                parameter.grad.mul_(self.world.size / max(1.0, count))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), optimizer.clip or math.inf)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"step {step + 1}: the gradient's norm is {value}; the weights were left as they were. Go on from the "
+                "last checkpoint with a lower optimizer.lr, or model.dtype=float32"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(step, self.settings)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step)
+        return value
+
+    def _tensors(self) -> dict[str, Any]:
+        options = StateDictOptions(ignore_frozen_params=True)
+        tensors: dict[str, Any] = {
+            "model": get_model_state_dict(self.model, options=options),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=options),
+        }
+        if self.average is not None:
+            tensors["average"] = dict(self.average.values)
+        return tensors
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "data": self.index.fingerprint,
+            "world": self.world.size,
+        }
+
+    def _resume(self) -> int:
+        self.checkpoints.clear_unfinished()
+        steps = self.checkpoints.steps()
+        if not steps:
+            return 0
+        check_same(self.checkpoints.state(steps[-1]), self._state(), self.folder)
+        tensors = self._tensors()
+        self.checkpoints.load(steps[-1], tensors)
+        options = StateDictOptions(ignore_frozen_params=True, strict=False)
+        set_model_state_dict(self.model, tensors["model"], options=options)
+        set_optimizer_state_dict(self.model, self.optimizer, tensors["optimizer"], options=options)
+        if self.average is not None:
+            self.average.values = dict(tensors["average"])
+        LOG.info("going on after step %d", steps[-1])
+        return steps[-1]
+
+    def _note_corrupt(self, batches: Sequence[Batch]) -> None:
+        found = [entry for batch in batches for entry in batch.corrupt]
+        if found:
+            with (self.folder / f"corrupt-{self.world.rank}.jsonl").open("a", encoding="utf-8") as stream:
+                for name, reason in found:
+                    LOG.warning("skipped %s: %s", name, reason)
+                    stream.write(json.dumps({"step": self.step, "sample": name, "reason": reason}) + "\n")
+
+
+def train(settings: TrainSettings) -> None:
+    """This process's part of the training; every process of a group calls it."""
+    Training(settings, join(settings.scale)).run()
+
+
+def lr_at(step: int, settings: TrainSettings) -> float:
+    """The learning rate of a step, counted from 0."""
+    optimizer = settings.optimizer
+    if step < optimizer.warmup_steps:
+        return optimizer.lr * (step + 1) / optimizer.warmup_steps
+    if optimizer.schedule == "constant":
+        return optimizer.lr
+    done = (step - optimizer.warmup_steps) / max(1, settings.steps - optimizer.warmup_steps)
+    return optimizer.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def check_same(saved: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Raises ConfigError if a training cannot go on as the one that was saved; other changes of settings are logged."""
+    if saved["data"] != now["data"]:
+        raise ConfigError(
+            f"{folder}: its checkpoints were trained on other shards than data.shards has now, and their order of "
+            "samples is no more. Restore the shards, or start in a new output (model.base may be this one's editor)"
+        )
+    for part in ("model", "data", "seed"):
+        changed = _changed(saved["settings"][part], now["settings"][part], part)
+        changed = [name for name in changed if name.split(".")[-1] not in _HOW]
+        if changed:
+            raise ConfigError(
+                f"{folder}: its checkpoints were trained with other {', '.join(changed)}. Restore those settings, or "
+                "start in a new output"
+            )
+    for part in ("flow", "optimizer", "steps"):
+        for name in _changed(saved["settings"][part], now["settings"][part], part):
+            LOG.warning("%s differs from the checkpoint's: from here on the new one counts", name)
+
+
+_HOW = frozenset({"workers", "prefetch", "checkpointing", "compile"})
+"""Settings of how the work is done, which may differ at any time."""
+
+
+def _changed(before: Any, after: Any, name: str) -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = dict.fromkeys([*before, *after])
+        return [found for key in keys for found in _changed(before.get(key), after.get(key), f"{name}.{key}")]
+    return [] if before == after else [name]
+
+
+def begin(optimizer: torch.optim.AdamW) -> None:
+    """Makes the state that AdamW would make at each weight's first gradient.
+
+    A few weights never get one (what the last block makes of the text is not used), and a checkpoint whose keys depend
+    on that could not be loaded before the first step.
+    """
+    for parameters in optimizer.param_groups:
+        for value in parameters["params"]:
+            optimizer.state[value] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(value),
+                "exp_avg_sq": torch.zeros_like(value),
+            }
+
+
+def _adamw(optimizer: OptimizerSettings) -> dict[str, Any]:
+    return {
+        "lr": optimizer.lr,
+        "betas": optimizer.betas,
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+    }
