@@ -25,6 +25,8 @@ from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "pipelines" / "train" / "demo.yaml"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Threads that wait for each other on busy cores cost a small model ten times its work."""
 
 
 def main() -> int:
@@ -52,7 +54,7 @@ def training(run: Path, output: Path) -> list[str]:
 def kill_after_checkpoint(run: Path, output: Path) -> int:
     """Starts the training, kills it after its first checkpoint; returns the last step that it had done."""
     command = [sys.executable, "-m", "ugaf.trainer", *training(run, output)]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env=ENVIRONMENT)
     while not list(output.glob("checkpoints/*/state.json")):
         if process.poll() is not None:
             raise SystemExit(f"the training ended by itself, with status {process.returncode}")
@@ -111,7 +113,7 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 
 def call(module: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, env=ENVIRONMENT)
 
 
 if __name__ == "__main__":

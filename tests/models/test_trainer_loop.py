@@ -201,3 +201,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, shards: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"step-00000002.*cannot be loaded"):
         train(load(str(path), ["steps=4"]))
+
+
+def test_a_feature_cache_gives_the_training_without_one(tmp_path: Path, shards: Path) -> None:
+    plain = config(tmp_path / "plain", shards, steps=3)
+    whole = run(plain)
+    path = config(tmp_path / "cached", shards, steps=3, scale={"cpus_per_worker": 0.4})
+    cache = f"data.cache={tmp_path / 'features'}"
+    assert command.main([str(path), cache, "--write-cache"]) == 0
+    train(load(str(path), [cache]))
+    # Features are stored in bfloat16, whose numbers have 8 bits.
+    np.testing.assert_allclose(losses(path), whole, rtol=0.01)

@@ -87,13 +87,15 @@ def test_images_and_masks_agree_to_the_pixel(case: tuple[Fit, list[Box]]) -> Non
     assert not changed[~fit.mask(grown)].any()
 
 
-def test_the_fitted_box_shows_the_same_pixels_as_the_fitted_image() -> None:
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_fitted_box_shows_the_same_pixels_as_the_fitted_image(factor: int) -> None:
     """At a whole factor the crop of the fitted box is the box's pixels, averaged by blocks."""
-    rgb = np.random.default_rng(1).integers(0, 256, (120, 200, 3)).astype(np.uint8)
-    fit = Fit.of(200, 120, Bucket(60, 60), [(150, 20, 170, 60)])
-    assert fit.window == (50, 0, 170, 120)
-    assert fit.boxes([(150, 20, 170, 60)]) == [(50, 10, 60, 30)]
-    blocks = rgb[20:60, 150:170].reshape(20, 2, 10, 2, 3).mean(axis=(1, 3))
+    rgb = np.random.default_rng(1).integers(0, 256, (60 * factor, 100 * factor, 3)).astype(np.uint8)
+    box = (75 * factor, 10 * factor, 85 * factor, 30 * factor)
+    fit = Fit.of(100 * factor, 60 * factor, Bucket(60, 60), [box])
+    assert fit.window == (25 * factor, 0, 85 * factor, 60 * factor)
+    assert fit.boxes([box]) == [(50, 10, 60, 30)]
+    blocks = box_tools.crop(rgb, box).reshape(20, factor, 10, factor, 3).mean(axis=(1, 3))
     assert np.abs(fit.image(rgb)[10:30, 50:60] - blocks).max() <= 0.51
 
 

@@ -69,6 +69,18 @@ def test_every_microbatch_is_of_one_bucket_and_full() -> None:
             assert set((built.index.references[part.rows] + 1).tolist()) == {part.bucket.conditions}
 
 
+def test_who_waits_longest_comes_first() -> None:
+    """In a lane each bucket is a queue: its samples come in the order in which the windows shuffled them."""
+    built = plan()
+    windows = list(islice(built.windows(2), 12))
+    given_out = [row for full in windows for n in range(full.count) for row in full.microbatch(n).rows.tolist()]
+    queued = [row for full in windows for row in full.rows.tolist()]
+    codes = built.codes(np.arange(len(built.index)), 0)
+    for code in np.unique(codes):
+        own = [row for row in given_out if codes[row] == code]
+        assert own == [row for row in queued if codes[row] == code][: len(own)]
+
+
 def test_places_in_a_step_count_over_all_lanes() -> None:
     for step in islice(plan().steps(), 20):
         assert [place for _, _, place in flat(step)] == list(range(sum(map(len, step))))

@@ -59,6 +59,15 @@ def build(model: ModelSettings, seed: int, device: torch.device, parts: bool = T
     return pipeline
 
 
+def build_frozen(model: ModelSettings, seed: int, device: torch.device) -> FineEditPipeline:
+    """The pipeline without its transformer, ready on `device`: what a feature cache is made with."""
+    components, prompt_format = _base(model, dtype_of(model, device), seed, transformer=False)
+    pipeline = FineEditPipeline(**{**components, "transformer": None}, prompt_format=prompt_format)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False).eval().to(device)
+    return pipeline
+
+
 def mark_trained(transformer: FineEditTransformer2DModel, model: ModelSettings) -> None:
     """Says which weights are trained, as `model.train` wants, and makes those float32."""
     if model.train == "lora":
@@ -84,7 +93,7 @@ def trained(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: value for name, value in transformer.named_parameters() if value.requires_grad}
 
 
-def _base(model: ModelSettings, dtype: torch.dtype, seed: int) -> tuple[dict[str, Any], str]:
+def _base(model: ModelSettings, dtype: torch.dtype, seed: int, transformer: bool = True) -> tuple[dict[str, Any], str]:
     if model.base == TINY:
         return tiny_components(model.tiny, seed), "edit_plus"
     folder = Path(model.base).expanduser()
@@ -95,7 +104,10 @@ def _base(model: ModelSettings, dtype: torch.dtype, seed: int) -> tuple[dict[str
     own = index.is_file() and f'"{FineEditPipeline.__name__}"' in index.read_text("utf-8")
     try:
         pipeline = (FineEditPipeline if own else DiffusionPipeline).from_pretrained(
-            str(folder) if folder.is_dir() else model.base, revision=model.revision, torch_dtype=dtype
+            str(folder) if folder.is_dir() else model.base,
+            revision=model.revision,
+            torch_dtype=dtype,
+            **({} if transformer else {"transformer": None}),
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model.base: {model.base!r} cannot be loaded: {error}") from error

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from ugaf.trainer.build import build_frozen
+from ugaf.trainer.distributed import device_of
 from ugaf.trainer.model.latents import to_float
 from ugaf.trainer.pipeline import FineEditPipeline, padded
+from ugaf.trainer.settings import ModelSettings, ScaleSettings
 
 if TYPE_CHECKING:
     from ugaf.trainer.data.batch import Batch
@@ -66,6 +69,29 @@ class Encoder:
             ]
             text, mask = padded(rows)
         return Encoded(told["edited_latents"].float(), conditions, (text, mask))
+
+
+class Features:
+    """Makes a feature cache's columns (`ugaf.trainer.data.cache_writer.Encoder`), as bfloat16."""
+
+    def __init__(self, model: ModelSettings, seed: int, scale: ScaleSettings) -> None:
+        self.device = device_of(scale)
+        self.pipeline = build_frozen(model, seed, self.device)
+
+    def images(self, batch: Batch) -> dict[str, torch.Tensor]:
+        found = self.pipeline.conditions(batch.source, batch.references, batch.roi_mask)
+        made = {
+            "source_latents": found["source"],
+            "edited_latents": self.pipeline.codec.encode(to_float(batch.edited.to(self.device))),
+            "masked_latents": found["background"],
+        }
+        if batch.references.shape[1]:
+            made["reference_latents"] = found["references"]
+        return {name: value.bfloat16() for name, value in made.items()}
+
+    def text(self, batch: Batch) -> list[torch.Tensor]:
+        embeddings, mask = self.pipeline.encode(batch.instructions, pictures(batch))
+        return [own[real].bfloat16() for own, real in zip(embeddings, mask, strict=True)]
 
 
 def pictures(batch: Batch) -> list[list[Image.Image]]:

@@ -101,11 +101,10 @@ class Training:
 
     def one_step(self, step: int, batches: Sequence[Batch]) -> dict[str, float]:
         """Loss (mean over the step's samples), gradient norm and learning rate of one optimizer step."""
-        planned = sum(len(part) for part in self.plan_of(step))
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         samples = tokens = flops = 0.0
         for batch in batches:
-            loss, used = self._loss(step, batch, planned)
+            loss, used = self._loss(step, batch)
             loss.backward()
             total += loss.detach()
             samples += float(batch.weights.sum())
@@ -116,21 +115,13 @@ class Training:
         self.monitor.done(int(count), int(all_tokens), all_flops)
         return {"loss": loss_sum / max(1.0, count), "grad_norm": norm, "lr": lr_at(step, self.settings)}
 
-    def plan_of(self, step: int) -> list[Any]:
-        """The microbatches of all lanes at a step; steps are asked for in order."""
-        if getattr(self, "_steps", None) is None:
-            self._steps, self._next = self.plan.steps(step), step
-        while self._next <= step:
-            self._at, self._next = next(self._steps), self._next + 1
-        return self._at
-
     def save(self) -> None:
         """A checkpoint of the steps done so far."""
         began = time.perf_counter()
         self.checkpoints.save(self.step, self._tensors(), self._state())
         LOG.info("step %d  checkpoint in %.1f s", self.step, time.perf_counter() - began)
 
-    def _loss(self, step: int, batch: Batch, planned: int) -> tuple[torch.Tensor, int]:
+    def _loss(self, step: int, batch: Batch) -> tuple[torch.Tensor, int]:
         """The sum of the batch's losses, and its image tokens."""
         settings, device = self.settings, self.world.device
         positions = batch.positions.tolist()
@@ -140,7 +131,7 @@ class Training:
         encoded = self.encoder.encode(batch, dropped)
         clean = encoded.clean
         noise = flow.noise_of(clean.shape[1:], settings.seed, step, positions).to(device)
-        t = flow.timesteps(settings.flow, settings.seed, step, positions, planned).to(device)
+        t = flow.timesteps(settings.flow, settings.seed, step, positions, batch.planned).to(device)
         key = (batch.bucket, len(batch.ids))
         counter = nullcontext() if key in self.flops else FlopCounterMode(display=False)
         with counter:
