@@ -116,6 +116,28 @@ def test_inpainting_is_refused_where_the_engine_has_none() -> None:
         prepare(request_of(smooth(10, 10), (1, 1, 5, 5)), PlacementSettings(way="inpaint"), SMALL)
 
 
+def test_a_model_that_takes_boxes_is_told_them_and_nothing_about_their_place() -> None:
+    placed = PlacementSettings()
+    large = prepare(request_of(smooth(200, 100), (20, 10, 140, 90)), placed, WorkingSize(128 * 64, 16), False, True)
+    assert (large.way, large.prompt, large.size) == ("boxes", "Make it red.", (128, 64))
+    assert large.boxes == ((12, 6, 90, 58),)
+    small = prepare(
+        request_of(smooth(1000, 800), (500, 400, 540, 430)), placed, WorkingSize(256 * 256, 16), False, True
+    )
+    assert small.way == "crop"
+    shown, ((x1, y1, x2, y2),) = small.region, small.boxes
+    scale = small.size[0] / (shown[2] - shown[0]), small.size[1] / (shown[3] - shown[1])
+    exact = [(500 - shown[0]) * scale[0], (400 - shown[1]) * scale[1], (540 - shown[0]) * scale[0]]
+    assert np.abs(np.subtract([x1, y1, x2], exact)).max() < 1
+    assert 0 < y1 < y2 < small.size[1]
+    words = prepare(
+        request_of(smooth(200, 100), (0, 0, 90, 90)), PlacementSettings(way="words"), WorkingSize(), False, True
+    )
+    assert words.way == "words"
+    with pytest.raises(ValueError, match="takes them"):
+        prepare(request_of(smooth(200, 100), (0, 0, 90, 90)), PlacementSettings(way="boxes"), WorkingSize())
+
+
 def test_a_box_outside_of_the_photograph_is_an_error_that_names_it() -> None:
     with pytest.raises(EditError, match=r"\(100 x 80\).*\(100, 10, 120, 30\)") as caught:
         prepare(request_of(smooth(100, 80), (100, 10, 120, 30)), PlacementSettings(), SMALL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -173,6 +175,25 @@ def test_the_exported_editor_says_what_the_trained_model_says(
         generator=torch.Generator().manual_seed(0),
     ).images[0]  # fmt: skip
     assert edited.size == (64, 64)
+
+
+def test_the_exported_editor_is_an_engine_of_the_pipeline(tmp_path: Path, shards: Path) -> None:
+    assert command.main([str(config(tmp_path / "a", shards, steps=1))]) == 0
+    code = """
+import sys, numpy as np
+from ugaf.models import registry
+from ugaf.models.editor import EditRequest
+spec = {"engine": "diffusers", "model": sys.argv[1], "device": "cpu", "steps": 1, "true_cfg_scale": 1, "max_area": 4096}
+editor = registry.build("editor", spec)
+photo = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+edits = editor.edit([EditRequest(photo, "recolor", "Make it red.", boxes) for boxes in ([(8, 8, 90, 70)], [])])
+print(editor.name, [(edit.way, edit.edited.shape) for edit in edits])
+"""
+    # A process that has not imported the trainer, as a worker is.
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a" / "out" / "editor")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "diffusers:editor [('boxes', (80, 120, 3)), ('whole', (80, 120, 3))]"
 
 
 def test_wrong_settings_and_other_data_are_told(

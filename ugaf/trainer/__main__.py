@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ugaf.errors import ConfigError, UgafError
 from ugaf.trainer.launch import launch, require
-from ugaf.trainer.settings import TINY, TrainSettings, load
+from ugaf.trainer.settings import TrainSettings, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,18 +55,17 @@ def write_cache(settings: TrainSettings) -> None:
     from ugaf.trainer.data import open_index
     from ugaf.trainer.data.cache_writer import write_cache as write
     from ugaf.trainer.distributed import device_of
-    from ugaf.trainer.encode import EMPTY, Features
+    from ugaf.trainer.encode import EMPTY, Features, encoder_name
 
     data, model, scale = settings.data, settings.model, settings.scale
     if data.cache is None:
         raise ConfigError("data.cache: name the folder that the cache is written to")
-    name = [model.base, model.revision or "", f"seed {settings.seed}" if model.base == TINY else ""]
     done = write(
         data,
         open_index(data),
         partial(Features, model, settings.seed, scale),
         data.cache,
-        encoder=" ".join(filter(None, name)),
+        encoder=encoder_name(settings),
         empty=EMPTY,
         actors=scale.workers,
         cpus=scale.cpus_per_worker,

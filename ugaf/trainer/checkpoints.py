@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ class Checkpoints:
         """
         path = self._path(step)
         state = self.state(step)
+        # It tells that there is one process, which is known.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         try:
             dcp.load(dict(tensors), checkpoint_id=str(path), no_dist=self.world is None)
         except (Exception, CheckpointException) as error:

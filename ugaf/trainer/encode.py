@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from ugaf.errors import ConfigError
 from ugaf.trainer.build import build_frozen
+from ugaf.trainer.data.cache import describe
 from ugaf.trainer.distributed import device_of
 from ugaf.trainer.model.latents import to_float
 from ugaf.trainer.pipeline import FineEditPipeline, padded
-from ugaf.trainer.settings import ModelSettings, ScaleSettings
+from ugaf.trainer.settings import TINY, ModelSettings, ScaleSettings, TrainSettings
 
 if TYPE_CHECKING:
     from ugaf.trainer.data.batch import Batch
@@ -92,6 +94,21 @@ class Features:
     def text(self, batch: Batch) -> list[torch.Tensor]:
         embeddings, mask = self.pipeline.encode(batch.instructions, pictures(batch))
         return [own[real].bfloat16() for own, real in zip(embeddings, mask, strict=True)]
+
+
+def encoder_name(settings: TrainSettings) -> str:
+    """What makes the features, as a cache records it."""
+    model = settings.model
+    seed = f"seed {settings.seed}" if model.base == TINY else ""
+    return " ".join(filter(None, [model.base, model.revision or "", seed]))
+
+
+def check_cache(settings: TrainSettings) -> None:
+    """Raises ConfigError if the feature cache was made by another model's encoders."""
+    folder = settings.data.cache or ""
+    made, wanted = describe(folder)["encoder"], encoder_name(settings)
+    if made != wanted:
+        raise ConfigError(f"data.cache: {folder} was made by {made!r}, and model.base is {wanted!r}: write it again")
 
 
 def pictures(batch: Batch) -> list[list[Image.Image]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from ugaf.errors import ConfigError
 from ugaf.trainer.build import ADAPTER, build, dtype_of, trained
@@ -34,6 +36,8 @@ def export(settings: TrainSettings, folder: Path | None = None, step: int | None
         known = f"there are {', '.join(map(str, steps))}" if steps else "there are none"
         raise ConfigError(f"{checkpoints.folder}: no checkpoint {'' if step is None else f'of step {step} '}({known})")
     chosen = steps[-1] if step is None else step
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     pipeline = load(settings, checkpoints, chosen)
     target = folder or output / "editor"
     fresh = target.with_name(f".{target.name}-{os.getpid()}")
@@ -56,8 +60,8 @@ def load(settings: TrainSettings, checkpoints: Checkpoints, step: int) -> FineEd
     if model.train == "lora":
         transformer.fuse_lora(adapter_names=[ADAPTER])
         transformer.unload_lora()
-    transformer.requires_grad_(False)
-    return FineEditPipeline(
-        **{**pipeline.components, "transformer": transformer.to(dtype_of(model, device_of(settings.scale))).eval()},
-        prompt_format=pipeline.config.prompt_format,
-    )
+    transformer.requires_grad_(False).eval()
+    dtype = dtype_of(model, device_of(settings.scale))
+    for value in transformer.parameters():
+        value.data = value.data.to(dtype)
+    return pipeline

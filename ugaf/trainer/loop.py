@@ -34,8 +34,8 @@ from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.data import Batch, Loader, Plan, open_index
 from ugaf.trainer.distributed import World, join, split
 from ugaf.trainer.ema import Average
-from ugaf.trainer.encode import Encoder
-from ugaf.trainer.monitor import Monitor, peak_tflops
+from ugaf.trainer.encode import Encoder, check_cache
+from ugaf.trainer.monitor import Monitor, keep_until, peak_tflops
 from ugaf.trainer.pipeline import predict
 from ugaf.trainer.seeds import seed_of
 from ugaf.trainer.settings import OptimizerSettings, TrainSettings
@@ -58,7 +58,10 @@ class Training:
         self.world = world
         self.folder = Path(settings.output).expanduser()
         self.index = open_index(settings.data)
+        self._tell_left_out()
         self.plan = Plan(self.index, settings.data, settings.seed)
+        if settings.data.cache is not None:
+            check_cache(settings)
         self.pipeline = build(settings.model, settings.seed, world.device, parts=True)
         self.model = self.pipeline.transformer.train()
         self.model.to(world.device)
@@ -72,6 +75,8 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.checkpoint.keep, world)
         self.step = self._resume()
         peak = peak_tflops(world.device, settings.peak_tflops)
+        self.corrupt = self.folder / f"corrupt-{world.rank}.jsonl"
+        keep_until(self.corrupt, self.step)
         self.monitor = Monitor(self.folder, self.step, peak and peak * world.size, world.leads)
         self.flops: dict[Any, float] = {}
 
@@ -81,6 +86,7 @@ class Training:
         validation = Validation(settings, self.pipeline, self.encoder, self.world)
         if self.step == 0:
             validation.run(0, self.monitor)
+            self.monitor.restart()
         place = {"rank": self.world.rank, "world": self.world.size, "start_step": self.step}
         loader = Loader(self.plan, **place, end_step=settings.steps)
         with closing(self.monitor), closing(loader):
@@ -93,9 +99,11 @@ class Training:
                 if self.step % settings.checkpoint.every == 0:
                     self.save()
                     saved = self.step
+                    self.monitor.restart()
                 if settings.validation.every and self.step % settings.validation.every == 0:
                     with self.average.used() if self.average else nullcontext():
                         validation.run(self.step, self.monitor)
+                    self.monitor.restart()
             if saved < self.step:
                 self.save()
 
@@ -197,10 +205,17 @@ class Training:
         LOG.info("going on after step %d", steps[-1])
         return steps[-1]
 
+    def _tell_left_out(self) -> None:
+        left = self.index.left_out
+        if left.count and self.world.leads:
+            LOG.warning(
+                "%d samples are left out: %s", left.count, "; ".join(f"{where}: {why}" for where, why in left.named)
+            )
+
     def _note_corrupt(self, batches: Sequence[Batch]) -> None:
         found = [entry for batch in batches for entry in batch.corrupt]
         if found:
-            with (self.folder / f"corrupt-{self.world.rank}.jsonl").open("a", encoding="utf-8") as stream:
+            with self.corrupt.open("a", encoding="utf-8") as stream:
                 for name, reason in found:
                     LOG.warning("skipped %s: %s", name, reason)
                     stream.write(json.dumps({"step": self.step, "sample": name, "reason": reason}) + "\n")

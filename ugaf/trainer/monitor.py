@@ -35,7 +35,8 @@ class Monitor:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "metrics.jsonl"
-        keep_until(self._file, resumed)
+        # From the start, everything is done again, what was logged before the first step too.
+        keep_until(self._file, resumed or -1)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -64,6 +65,10 @@ class Monitor:
         self._done = dict.fromkeys(self._done, 0)
         self._flops = 0.0
         return found
+
+    def restart(self) -> None:
+        """Leaves out of the next rates what has passed since the last ones: a checkpoint, pictures."""
+        self._since = time.perf_counter()
 
     def log(self, step: int, values: Mapping[str, Any], line: bool = True) -> None:
         """`step` is the number of steps done."""

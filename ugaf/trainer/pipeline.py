@@ -21,6 +21,7 @@ from PIL import Image
 
 from ugaf import boxes as box_tools
 from ugaf.boxes import Box
+from ugaf.trainer.model.exact_vae import CosineVAE
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel
 from ugaf.trainer.model.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without
 
@@ -28,6 +29,8 @@ AREA = 1024 * 1024
 MULTIPLE = 32
 SEEN_AREA = {"edit": AREA, "edit_plus": 384 * 384}
 """Pixels of a picture that the text encoder sees, by the base model's prompt format."""
+PARTS = (CosineVAE, FineEditTransformer2DModel)
+"""Classes of ours in a saved pipeline: diffusers loads only what has been imported."""
 BASES: dict[str, Any] = {"edit": QwenImageEditPipeline, "edit_plus": QwenImageEditPlusPipeline}
 
 
