@@ -206,12 +206,24 @@ class Learner:
         text = padded([self.embedding(one.instruction) for one in pairs])
         return clean, self.pipeline.conditions(sources, references, mask), text
 
+    @torch.no_grad()
     def embedding(self, instruction: str) -> torch.Tensor:
-        """Without a picture of the scene: the text encoder here is random, and would add noise to the words."""
+        """Of the instruction's own words: what stands before them in every prompt is most of the tokens and the same
+        for all, and a picture of the scene would only add noise, for the text encoder here is random."""
         if instruction not in self.told:
-            grey = Image.new("RGB", (SIDE, SIDE), (127, 127, 127))
-            self.told[instruction] = self.pipeline.encode([instruction], [[grey]])[0][0]
+            grey = [Image.new("RGB", (SIDE, SIDE), (127, 127, 127))]
+            (whole, other), _ = self.pipeline.encode([instruction, f"not {instruction}"], [grey, grey])
+            same = (whole - other).abs().amax(1) < 1e-4
+            real = whole.abs().amax(1) > 0
+            self.told[instruction] = whole[real][int(same.long().cumprod(0).sum()) :]
         return self.told[instruction]
+
+    @classmethod
+    def of(cls, pipeline: FineEditPipeline, device: torch.device) -> Learner:
+        """For a pipeline that is there already."""
+        made = cls.__new__(cls)
+        made.pipeline, made.model, made.device, made.told = pipeline, pipeline.transformer, device, {}
+        return made
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

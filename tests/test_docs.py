@@ -37,6 +37,8 @@ from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Row, Stage
 from ugaf.trainer import __main__ as trainer
 from ugaf.trainer import settings as training
+from ugaf.trainer.rl import __main__ as post_trainer
+from ugaf.trainer.rl import settings as post_training
 from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,9 +158,12 @@ def all_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
             yield f"`{prefix}{name}`" + (" †" if marked_operational(model, name) else ""), field
 
 
-def test_the_trainer_s_settings_are_documented() -> None:
-    rows = {row[0]: row[1] for row in table((ROOT / "docs" / "trainer.md").read_text(), "setting")}
-    fields = dict(all_settings(training.TrainSettings))
+@pytest.mark.parametrize(
+    ("page", "model"), [("trainer", training.TrainSettings), ("post-training", post_training.PostSettings)]
+)
+def test_the_trainer_s_settings_are_documented(page: str, model: type[BaseModel]) -> None:
+    rows = {row[0]: row[1] for row in table((ROOT / "docs" / f"{page}.md").read_text(), "setting")}
+    fields = dict(all_settings(model))
     assert list(rows) == list(fields)
     for name, cell in rows.items():
         assert (cell == "required") == fields[name].is_required(), name
@@ -225,6 +230,9 @@ def test_commands_exist() -> None:
         elif words[:3] == ["python", "-m", "ugaf.trainer"]:
             given = trainer.parser().parse_args(words[3:])
             training.load(str(ROOT / given.config), given.set)
+        elif "ugaf.trainer.rl" in words:
+            given = post_trainer.parser().parse_args(words[words.index("ugaf.trainer.rl") + 1 :])
+            post_training.load(str(ROOT / given.config), given.set)
         elif words[0] == "python" and words[1] != "-m":
             script = (ROOT / words[1]).read_text()
             assert all(f'"{word}"' in script for word in words[2:] if word.startswith("--")), words

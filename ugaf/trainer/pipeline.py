@@ -120,7 +120,7 @@ class FineEditPipeline(DiffusionPipeline):
             generators = generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
             latents = randn_tensor(shape, generator=generators, device=device, dtype=torch.float32)
         latents = latents.to(device, torch.float32)
-        for number, time in enumerate(self._schedule(num_inference_steps, latents)):
+        for number, time in enumerate(self.schedule(num_inference_steps, latents)):
             t = (time / self.scheduler.config.num_train_timesteps).expand(len(groups)).to(device)
             given = latents.to(dtype)
             predicted = predict(self.transformer, given, t, conditions, text)
@@ -185,8 +185,8 @@ class FineEditPipeline(DiffusionPipeline):
         names = ("scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer")
         return BASES[self.config.prompt_format](**{name: getattr(self, name) for name in names})
 
-    def _schedule(self, steps: int, latents: torch.Tensor) -> torch.Tensor:
-        """Sets the scheduler's timesteps for pictures of this size, and returns them."""
+    def schedule(self, steps: int, latents: torch.Tensor) -> torch.Tensor:
+        """Sets the scheduler's timesteps for pictures of the size of these latents, and returns them."""
         config = self.scheduler.config
         sequence = latents.shape[-1] * latents.shape[-2] // 4
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)

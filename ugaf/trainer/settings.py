@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
+
+Kind = TypeVar("Kind", bound=Settings)
 
 TINY = "tiny"
 """The base model that is made on the spot, with random weights: to try the trainer where there are no weights."""
@@ -165,7 +167,17 @@ class TrainSettings(Settings):
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> TrainSettings:
-    """The settings of a YAML file, with `key.path=value` changed.
+    """The settings of a YAML file, with `key.path=value` changed. Raises ConfigError: see `load_as`."""
+    return load_as(TrainSettings, path, overrides)
+
+
+def parse(document: Mapping[str, Any], where: str = "training") -> TrainSettings:
+    """Checked settings. Raises ConfigError."""
+    return parse_as(TrainSettings, document, where)
+
+
+def load_as(kind: type[Kind], path: str, overrides: Sequence[str] = ()) -> Kind:
+    """Settings of a kind from a YAML file, with `key.path=value` changed.
 
     Raises ConfigError naming the file and the setting, and the nearest valid name.
     """
@@ -179,25 +191,25 @@ def load(path: str, overrides: Sequence[str] = ()) -> TrainSettings:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected a mapping of settings")
     for override in overrides:
-        _set(document, override)
-    return parse(document, path)
+        _set(document, override, kind)
+    return parse_as(kind, document, path)
 
 
-def parse(document: Mapping[str, Any], where: str = "training") -> TrainSettings:
-    """Checked settings. Raises ConfigError."""
+def parse_as(kind: type[Kind], document: Mapping[str, Any], where: str) -> Kind:
+    """Checked settings of a kind. Raises ConfigError naming `where` and the setting."""
     try:
-        return TrainSettings.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(explain_validation(error, where, TrainSettings)) from error
+        raise ConfigError(explain_validation(error, where, kind)) from error
 
 
-def _set(document: dict[str, Any], override: str) -> None:
+def _set(document: dict[str, Any], override: str, kind: type[Settings]) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{override}: expected key=value")
     path = key.strip().split(".")
-    if path[0] not in TrainSettings.model_fields:
-        raise ConfigError(f"{override}: no such setting{nearest(path[0], TrainSettings.model_fields)}")
+    if path[0] not in kind.model_fields:
+        raise ConfigError(f"{override}: no such setting{nearest(path[0], kind.model_fields)}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
