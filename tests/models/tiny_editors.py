@@ -27,16 +27,13 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from ugaf.trainer.tiny import qwen_processor, qwen_tokenizer, text_encoder_config
 
 CORPUS = [
     "make the sky red",
@@ -44,8 +41,6 @@ CORPUS = [
     "change the cat into a dog",
     "a small boat on the lake",
 ] * 4
-NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
-SPECIAL = tuple(f"<|{name}|>" for name in NAMES)
 
 TRANSFORMER: dict[str, Any] = {
     "in_channels": 16,
@@ -112,7 +107,7 @@ def build_kontext(folder: Path) -> Path:
 
 def _qwen() -> dict[str, Any]:
     torch.manual_seed(0)
-    tokenizer = qwen_tokenizer()
+    tokenizer = qwen_tokenizer(CORPUS)
     transformer = QwenImageTransformer2DModel(**TRANSFORMER)
     vae = AutoencoderKLQwenImage(**VAE)
     with torch.no_grad():
@@ -129,43 +124,6 @@ def _qwen() -> dict[str, Any]:
         "tokenizer": tokenizer,
         "processor": qwen_processor(tokenizer, max_pixels=112 * 112),
     }
-
-
-def qwen_tokenizer(corpus: Sequence[str] = CORPUS, size: int = 512) -> Qwen2Tokenizer:
-    """Qwen's tokenizer with its special tokens, trained on `corpus`."""
-    model = _trained(
-        models.BPE(), trainers.BpeTrainer, size - len(SPECIAL), list(SPECIAL), pre_tokenizers.ByteLevel(False), corpus
-    )
-    merges = [tuple(pair) for pair in model["merges"]]
-    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, model_max_length=4096)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
-    return tokenizer
-
-
-def qwen_processor(tokenizer: Qwen2Tokenizer, max_pixels: int, min_pixels: int = 56 * 56) -> Qwen2VLProcessor:
-    """What the text encoder sees of a picture: between these numbers of pixels."""
-    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**limits, patch_size=14),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**limits),
-    )
-
-
-def text_encoder_config(
-    tokenizer: Qwen2Tokenizer, text: dict[str, Any], vision: dict[str, Any], vocabulary: int | None = None
-) -> Qwen2_5_VLConfig:
-    """The sizes given, and the tokenizer's special tokens. `vocabulary`: rows of the embedding, if more than it has."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in NAMES}
-    ends = {"bos_token_id": ids["endoftext"], "eos_token_id": ids["im_end"], "vocab_size": vocabulary or len(tokenizer)}
-    return Qwen2_5_VLConfig(
-        text_config={**text, **ends},
-        vision_config=vision,
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-    )
 
 
 def _kontext() -> dict[str, Any]:

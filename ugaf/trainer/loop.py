@@ -62,9 +62,10 @@ class Training:
         self.plan = Plan(self.index, settings.data, settings.seed)
         if settings.data.cache is not None:
             check_cache(settings)
-        self.pipeline = build(settings.model, settings.seed, world.device, parts=True)
+        encodes = settings.data.cache is None or settings.validation.every > 0
+        self.pipeline = build(settings.model, settings.seed, world.device, parts=encodes)
         self.model = self.pipeline.transformer.train()
-        self.model.to(world.device)
+        # From main memory, block by block: whole, the full-size model would not fit on a GPU.
         split(self.model, settings.scale, world, dtype_of(settings.model, world.device))
         self.parameters = trained(self.model)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), **_adamw(settings.optimizer))
