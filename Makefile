@@ -7,6 +7,8 @@ MODELS_VENV ?= .venv-models
 VLLM_VENV ?= .venv-vllm
 BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
+# Tests wait for Ray and servers more than they compute: a few processes at once, on few cores too.
+WORKERS ?= 3
 CHECKED = ugaf stages tests benchmarks
 
 .PHONY: run test test-models test-vllm train-demo check format bench clean
@@ -15,10 +17,10 @@ run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm
+	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm -n $(WORKERS) --dist worksteal
 
 test-models: $(MODELS_VENV)/.ready
-	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models
+	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models -n $(WORKERS) --dist worksteal
 
 test-vllm: $(MODELS_VENV)/.ready
 	$(PYTHON) tests/vllm/environment.py $(VLLM_VENV)

@@ -63,7 +63,7 @@ def _train(settings: PostSettings) -> None:
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     made = argparse.ArgumentParser(prog="python -m ugaf.trainer.rl", description=__doc__)
-    made.add_argument("config", help="a YAML file of settings (docs/trainer.md)")
+    made.add_argument("config", help="a YAML file of settings (docs/post-training.md)")
     made.add_argument("set", nargs="*", metavar="key=value", help="settings to change: sampling.groups=8")
     made.add_argument("--check", action="store_true", help="check settings and shards, and stop")
     made.add_argument("--export", metavar="FOLDER", help="where the editor goes (default: OUTPUT/editor)")

@@ -79,7 +79,6 @@ class PostTraining:
         model = settings.model.as_model()
         self.pipeline = build_policy(settings, world.device)
         self.model = self.pipeline.transformer.train()
-        self.model.to(world.device)
         split(self.model, ScaleSettings(), world, dtype_of(model, world.device))
         self.parameters = trained(self.model)
         self.start, self.old = Copy(self.parameters), Copy(self.parameters)
@@ -109,7 +108,7 @@ class PostTraining:
                 self.save()
 
     def one_epoch(self, epoch: int, batches: Sequence[Batch]) -> dict[str, float]:
-        """Edits, rewards and learns; what is told of it: see docs/trainer.md."""
+        """Edits, rewards and learns; what is told of it: see docs/post-training.md."""
         self.model.eval()
         with self.old.used():
             groups = make_groups(self.settings, epoch, batches, self.pipeline, self.encoder, self.scorer)
