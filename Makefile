@@ -9,6 +9,7 @@ BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
 # Tests wait for Ray and servers more than they compute: a few processes at once, on few cores too.
 WORKERS ?= 3
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CHECKED = ugaf stages tests benchmarks
 
 .PHONY: run test test-models test-vllm train-demo check format bench clean
@@ -17,10 +18,10 @@ run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm $(PARALLEL)
 
 test-models: $(MODELS_VENV)/.ready
-	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models -n $(WORKERS) --dist worksteal
+	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models $(PARALLEL)
 
 test-vllm: $(MODELS_VENV)/.ready
 	$(PYTHON) tests/vllm/environment.py $(VLLM_VENV)

@@ -74,3 +74,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with webdriver.Chrome(options=options, service=Service(driver)) as chrome:
         yield chrome
+
+
+SLOW = (
+    "test_engine_ray",
+    "test_engine_models",
+    "test_cli",
+    "test_engine_edges",
+    "test_cluster",
+    "test_servers",
+    "test_trainer_loop",
+    "test_rl_loop",
+)
+"""Files that start Ray, servers or trainings again and again: those that run last keep one process busy after all the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first, in this order."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
