@@ -86,7 +86,7 @@ SLOW = (
     "test_trainer_loop",
     "test_rl_loop",
 )
-"""Files that start Ray, servers or trainings again and again: those that run last keep one process busy after all the others."""
+"""Files that start Ray, servers or trainings again and again. Run last, they would keep one process busy for long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
