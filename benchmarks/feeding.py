@@ -102,7 +102,7 @@ def replay(samples: int) -> None:
 def cached(folder: Path, options: argparse.Namespace) -> None:
     from ugaf.trainer.data import Loader, Plan, open_index, write_cache
 
-    settings = _settings(_shards(folder / "small", options.samples, 64, 64), tokens=BATCH * 2 * 4096)
+    settings = _settings(shards(folder / "small", options.samples, 64, 64), tokens=BATCH * 2 * 4096)
     index = open_index(settings)
     write_cache(settings, index, _Random, str(folder / "cache"), encoder="random", batch=8, inline=True)
     size = sum(path.stat().st_size for path in (folder / "cache/parts").iterdir())
@@ -123,7 +123,7 @@ def cached(folder: Path, options: argparse.Namespace) -> None:
 def decoded(folder: Path, options: argparse.Namespace) -> None:
     from ugaf.trainer.data import Loader, Plan, open_index
 
-    settings = _settings(_shards(folder / "full", min(64, options.samples), 1024, 768))
+    settings = _settings(shards(folder / "full", min(64, options.samples), 1024, 768))
     for workers in sorted({0, options.workers}):
         changed = settings.model_copy(update={"workers": workers})
         loader = Loader(Plan(open_index(changed), changed, 0))
@@ -191,7 +191,7 @@ def _settings(shards: Path, **changes: Any) -> Any:
     return DataSettings.model_validate({"shards": [str(shards)], "instructions": {"languages": {"en": 1}}, **changes})
 
 
-def _shards(folder: Path, count: int, width: int, height: int) -> Path:
+def shards(folder: Path, count: int, width: int, height: int) -> Path:
     """Pairs as an export has them: a JPEG, and a PNG with a rectangle of another colour."""
     import cv2
     import numpy as np

@@ -30,6 +30,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from ugaf import quality  # noqa: E402
 from ugaf.boxes import Box  # noqa: E402
 from ugaf.trainer import flow  # noqa: E402
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel  # noqa: E402
@@ -178,8 +179,8 @@ class Learner:
             for one, output in zip(pairs, outputs.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
                 roi = np.zeros((SIDE, SIDE), bool)
                 roi[one.box[1] : one.box[3], one.box[0] : one.box[2]] = True
-                background.append(psnr(output[~roi], one.source[~roi]))
-                inside.append(psnr(output[roi], one.edited[roi]))
+                background.append(quality.psnr(one.source, output, ~roi))
+                inside.append(quality.psnr(one.edited, output, roi))
                 to_target, to_source = (
                     np.abs(output[roi] - x[roi].astype(float)).mean() for x in (one.edited, one.source)
                 )
@@ -224,11 +225,6 @@ class Learner:
         made = cls.__new__(cls)
         made.pipeline, made.model, made.device, made.told = pipeline, pipeline.transformer, device, {}
         return made
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = float(np.mean((a.astype(float) - b.astype(float)) ** 2))
-    return min(100.0, 10 * float(np.log10(255**2 / max(error, 1e-9))))
 
 
 def boxed(one: Pair) -> np.ndarray:

@@ -324,21 +324,22 @@ def _apply(document: dict[str, Any], override: str) -> None:
     owner = max((name for name in stages if key.startswith(f"{name}.")), key=len, default=None)
     if owner is not None:
         stages[owner] = dict(stages[owner] or {})
-        _set_path(stages[owner], key[len(owner) + 1 :].split("."), value, override)
+        set_path(stages[owner], key[len(owner) + 1 :].split("."), value, f"--set {override}")
         return
     first = key.split(".")[0]
     if first not in PipelineSettings.model_fields or first == "stages":
         known = [*PipelineSettings.model_fields, *stages]
         close = nearest(key.rsplit(".", 1)[0], stages) if "." in key else nearest(first, known)
         raise ConfigError(f"--set {override}: no such setting or stage in this pipeline{close}")
-    _set_path(document, key.split("."), value, override)
+    set_path(document, key.split("."), value, f"--set {override}")
 
 
-def _set_path(target: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
+def set_path(target: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
+    """Set a value in nested mappings, making those that are missing. Raises ConfigError, which begins with `where`."""
     for part in path[:-1]:
         inner = target.get(part)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {part} is not a mapping")
+            raise ConfigError(f"{where}: {part} is not a mapping")
         target[part] = dict(inner or {})
         target = target[part]
     target[path[-1]] = value

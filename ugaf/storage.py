@@ -12,7 +12,7 @@ import os
 import re
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -246,16 +246,18 @@ def light_columns(file: ParquetFile, names: Sequence[str]) -> pa.Table:
     return file.read(columns=list(names), use_threads=False).select(list(names))
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], readers: int) -> Iterator[Result]:
-    """Map in order, with so many calls under way at once."""
-    if readers == 1:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], readers: int, under_way: int | None = None
+) -> Generator[Result, None, None]:
+    """Map in order, with so many threads and so many results made ahead (two a thread); one thread alone is none."""
+    if readers <= (1 if under_way is None else 0):
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(readers) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= 2 * readers:
+            if len(waiting) >= (under_way or 2 * readers):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -197,7 +197,7 @@ def test_too_many_corrupt_samples_stop_the_run_with_their_names(tmp_path: Path) 
     with pytest.raises(CorruptDataError, match=r"11 of \d+ samples could not be read.*\n.*row group") as error:
         steps(wanted, 100)
     assert str(error.value).count("row group") == 10
-    with pytest.raises(CorruptDataError, match=r"1 of \d+ samples"):
+    with pytest.raises(CorruptDataError, match=r"[1-4] of 4 samples"):
         steps(wanted.model_copy(update={"on_corrupt": "stop"}), 100)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -64,7 +65,7 @@ class Case:
         return cv2.resize(self.edited, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
-class Protocol:
+class Protocol(ABC):
     """Base of the protocols.
 
     version: raised when a change of code changes the numbers. overall: how the last row is made: the mean of all
@@ -84,12 +85,13 @@ class Protocol:
         if judge is None:
             self.missing = {metric.name: NO_JUDGE for metric in self.metrics if metric.kind == "judge"}
 
+    @abstractmethod
     def load(self) -> Benchmark:
         """The items. Raises ConfigError."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Load what the measures need; what is not there goes into `missing`."""
+        return
 
     def boxes(self, item: Item, source: np.ndarray, reference: np.ndarray | None) -> tuple[Box, ...]:  # noqa: ARG002
         """Where the edit belongs, in pixels of the source; empty if the benchmark does not say."""
@@ -103,13 +105,13 @@ class Protocol:
         """Values by metric; one that does not apply to the case is left out."""
         return {}
 
+    @abstractmethod
     def questions(self, case: Case) -> Iterator[Question]:
         """What the judge is asked about a case."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judged(self, answers: Mapping[str, Answer]) -> Values:
         """The values that the answers (by the questions' labels) make."""
-        raise NotImplementedError
 
     def _judge(self) -> Judge:
         assert self.judge is not None

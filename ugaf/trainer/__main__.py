@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
-from ugaf.errors import ConfigError, UgafError
+from ugaf.errors import ConfigError
+from ugaf.trainer.commands import common_parser, told
 from ugaf.trainer.launch import launch, require
 from ugaf.trainer.settings import TrainSettings, load
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if all went well, 1 if not, 2 for wrong settings or data."""
+    """0 if all went well, 2 for wrong settings or data."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "ray", "torch.distributed", "peft"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        settings = load(options.config, options.set)
-        if options.check:
-            check(settings)
-            return 0
-        require()
-        if options.write_cache:
-            write_cache(settings)
-            return 0
-        if not options.export_only:
-            launch(settings)
-        from ugaf.trainer.export import export
+    return told(lambda: _run(options))
 
-        export(settings, Path(options.export) if options.export else None, options.step)
-    except UgafError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def _run(options: argparse.Namespace) -> None:
+    settings = load(options.config, options.set)
+    if options.check:
+        check(settings)
+        return
+    require()
+    if options.write_cache:
+        write_cache(settings)
+        return
+    if not options.export_only:
+        launch(settings)
+    from ugaf.trainer.export import export
+
+    export(settings, Path(options.export) if options.export else None, options.step)
 
 
 def check(settings: TrainSettings) -> None:
@@ -63,7 +58,7 @@ def write_cache(settings: TrainSettings) -> None:
     done = write(
         data,
         open_index(data),
-        partial(Features, model, settings.seed, scale),
+        partial(Features.of, model, settings.seed, scale),
         data.cache,
         encoder=encoder_name(settings),
         empty=EMPTY,
@@ -78,14 +73,8 @@ def write_cache(settings: TrainSettings) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(prog="python -m ugaf.trainer", description=__doc__)
-    made.add_argument("config", help="a YAML file of settings (docs/trainer.md)")
-    made.add_argument("set", nargs="*", metavar="key=value", help="settings to change: optimizer.lr=1e-4")
-    made.add_argument("--check", action="store_true", help="check settings and shards, and stop")
+    made = common_parser("python -m ugaf.trainer", __doc__, "optimizer.lr=1e-4", "step")
     made.add_argument("--write-cache", action="store_true", help="train nothing: write the features to data.cache")
-    made.add_argument("--export", metavar="FOLDER", help="where the editor goes (default: OUTPUT/editor)")
-    made.add_argument("--export-only", action="store_true", help="train nothing: write a checkpoint's editor")
-    made.add_argument("--step", type=int, help="the checkpoint to export; default: the newest")
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,18 @@ def build(model: ModelSettings, seed: int, device: torch.device, parts: bool = T
 
     Raises ConfigError naming a checkpoint that cannot be had or a number of layers that does not fit.
     """
-    dtype = dtype_of(model, device)
-    components, prompt_format = _base(model, dtype, seed)
+    return assemble(*_base(model, dtype_of(model, device), seed), model, seed, device, parts)
+
+
+def assemble(
+    components: Mapping[str, Any],
+    prompt_format: str,
+    model: ModelSettings,
+    seed: int,
+    device: torch.device,
+    parts: bool = True,
+) -> FineEditPipeline:
+    """As `build`, of the parts of a pipeline that are there already; model.base does not count."""
     transformer = components["transformer"]
     if not isinstance(transformer, FineEditTransformer2DModel):
         layers = model.adapter_layers if model.deep_fusion else 0

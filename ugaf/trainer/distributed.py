@@ -1,7 +1,7 @@
 """Processes and how the weights are split over them: one code path for a laptop and for many GPUs.
 
 Even a single process starts a process group (of one) and wraps the model with FSDP2, so that what is tested on one CPU
-is what runs on 64 GPUs. Gradients are summed here, not averaged: the caller divides by the number of samples.
+is what runs on 64 GPUs. Gradients are averaged over processes; `ugaf.trainer.learned` makes that the mean over samples.
 """
 
 from __future__ import annotations

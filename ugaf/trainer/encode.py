@@ -76,9 +76,15 @@ class Encoder:
 class Features:
     """Makes a feature cache's columns (`ugaf.trainer.data.cache_writer.Encoder`), as bfloat16."""
 
-    def __init__(self, model: ModelSettings, seed: int, scale: ScaleSettings) -> None:
-        self.device = device_of(scale)
-        self.pipeline = build_frozen(model, seed, self.device)
+    def __init__(self, pipeline: FineEditPipeline, device: torch.device) -> None:
+        self.pipeline = pipeline
+        self.device = device
+
+    @classmethod
+    def of(cls, model: ModelSettings, seed: int, scale: ScaleSettings) -> Features:
+        """With the frozen parts that the settings name."""
+        device = device_of(scale)
+        return cls(build_frozen(model, seed, device), device)
 
     def images(self, batch: Batch) -> dict[str, torch.Tensor]:
         found = self.pipeline.conditions(batch.source, batch.references, batch.roi_mask)

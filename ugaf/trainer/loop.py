@@ -18,42 +18,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.utils.flop_counter import FlopCounterMode
 
 from ugaf.errors import ConfigError
 from ugaf.trainer import flow
-from ugaf.trainer.build import build, dtype_of, trained
+from ugaf.trainer.build import build, dtype_of
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.data import Batch, Loader, Plan, open_index
 from ugaf.trainer.distributed import World, join, split
 from ugaf.trainer.ema import Average
 from ugaf.trainer.encode import Encoder, check_cache
+from ugaf.trainer.learned import Learned
 from ugaf.trainer.monitor import Monitor, keep_until, peak_tflops
-from ugaf.trainer.pipeline import predict
+from ugaf.trainer.pipeline import FineEditPipeline, predict
 from ugaf.trainer.seeds import seed_of
-from ugaf.trainer.settings import OptimizerSettings, TrainSettings
+from ugaf.trainer.settings import TrainSettings
 from ugaf.trainer.validation import Validation
 
 LOG = logging.getLogger(__name__)
-BACKWARD = 2
-"""A backward pass takes about twice the operations of its forward pass; what checkpointing repeats is not counted."""
 
 
 class Training:
     """One process's part of a training, from the newest checkpoint or from the start.
 
+    pipeline: with a model that was built already (`ugaf.trainer.build.assemble`), in place of the settings' own.
+
     Raises ConfigError before the first step for what cannot work: shards, model, device, a checkpoint of other
     settings.
     """
 
-    def __init__(self, settings: TrainSettings, world: World) -> None:
+    def __init__(self, settings: TrainSettings, world: World, pipeline: FineEditPipeline | None = None) -> None:
         self.settings = settings
         self.world = world
         self.folder = Path(settings.output).expanduser()
@@ -63,15 +57,15 @@ class Training:
         if settings.data.cache is not None:
             check_cache(settings)
         encodes = settings.data.cache is None or settings.validation.every > 0
-        self.pipeline = build(settings.model, settings.seed, world.device, parts=encodes)
+        if pipeline is None:
+            pipeline = build(settings.model, settings.seed, world.device, parts=encodes)
+        self.pipeline = pipeline
         self.model = self.pipeline.transformer.train()
         # From main memory, block by block: whole, the full-size model would not fit on a GPU.
         split(self.model, settings.scale, world, dtype_of(settings.model, world.device))
-        self.parameters = trained(self.model)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), **_adamw(settings.optimizer))
-        begin(self.optimizer)
+        self.learned = Learned(self.model, settings.optimizer, world)
         ema = settings.optimizer.ema
-        self.average = Average(self.parameters, ema) if ema is not None else None
+        self.average = Average(self.learned.parameters, ema) if ema is not None else None
         self.encoder = Encoder(self.pipeline, world.device)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.checkpoint.keep, world)
         self.step = self._resume()
@@ -80,6 +74,10 @@ class Training:
         keep_until(self.corrupt, self.step)
         self.monitor = Monitor(self.folder, self.step, peak and peak * world.size, world.leads)
         self.flops: dict[Any, float] = {}
+        # A backward pass has as many operations as the forward pass for the gradients of what goes between layers, and
+        # as many again for those of the weights, where they are trained. What checkpointing repeats is not counted.
+        weights = sum(value.numel() for value in self.learned.parameters.values())
+        self.passes = 2 + weights / sum(value.numel() for value in self.model.parameters())
 
     def run(self) -> None:
         """To the last step. Interrupted at any point, another call goes on from the newest checkpoint."""
@@ -118,9 +116,11 @@ class Training:
             total += loss.detach()
             samples += float(batch.weights.sum())
             tokens += used
-            flops += (1 + BACKWARD) * self.flops[batch.bucket, len(batch.ids)]
+            flops += self.passes * self.flops[batch.bucket, len(batch.ids)]
         loss_sum, count, all_tokens, all_flops = self.world.summed(float(total), samples, tokens, flops)
-        norm = self._update(step, count)
+        norm = self.learned.update(count, lr_at(step, self.settings), f"step {step + 1}")
+        if self.average is not None:
+            self.average.update(step)
         self.monitor.done(int(count), int(all_tokens), all_flops)
         return {"loss": loss_sum / max(1.0, count), "grad_norm": norm, "lr": lr_at(step, self.settings)}
 
@@ -151,37 +151,9 @@ class Training:
         sequence = clean.shape[-1] * clean.shape[-2] // 4 * (1 + batch.bucket.conditions)
         return (each * batch.weights.to(device)).sum(), sequence * len(batch.ids)
 
-    def _update(self, step: int, count: float) -> float:
-        """Changes the weights; returns the gradient's norm before it was clipped."""
-        optimizer = self.settings.optimizer
-        for parameter in self.parameters.values():
-            if parameter.grad is not None:
-                # Processes' gradients were averaged: this makes them the mean over samples.
-                parameter.grad.mul_(self.world.size / max(1.0, count))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), optimizer.clip or math.inf)
-        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if not math.isfinite(value):
-            raise ConfigError(
-                f"step {step + 1}: the gradient's norm is {value}; the weights were left as they were. Go on from the "
-                "last checkpoint with a lower optimizer.lr, or model.dtype=float32"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(step, self.settings)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(step)
-        return value
-
     def _tensors(self) -> dict[str, Any]:
-        options = StateDictOptions(ignore_frozen_params=True)
-        tensors: dict[str, Any] = {
-            "model": get_model_state_dict(self.model, options=options),
-            "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=options),
-        }
-        if self.average is not None:
-            tensors["average"] = dict(self.average.values)
-        return tensors
+        averages = {} if self.average is None else {"average": dict(self.average.values)}
+        return {**self.learned.tensors(), **averages}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -198,9 +170,7 @@ class Training:
         check_same(self.checkpoints.state(steps[-1]), self._state(), self.folder)
         tensors = self._tensors()
         self.checkpoints.load(steps[-1], tensors)
-        options = StateDictOptions(ignore_frozen_params=True, strict=False)
-        set_model_state_dict(self.model, tensors["model"], options=options)
-        set_optimizer_state_dict(self.model, self.optimizer, tensors["optimizer"], options=options)
+        self.learned.restore(tensors)
         if self.average is not None:
             self.average.values = dict(tensors["average"])
         LOG.info("going on after step %d", steps[-1])
@@ -267,27 +237,3 @@ def _changed(before: Any, after: Any, name: str) -> list[str]:
         keys = dict.fromkeys([*before, *after])
         return [found for key in keys for found in _changed(before.get(key), after.get(key), f"{name}.{key}")]
     return [] if before == after else [name]
-
-
-def begin(optimizer: torch.optim.AdamW) -> None:
-    """Makes the state that AdamW would make at each weight's first gradient.
-
-    A few weights never get one (what the last block makes of the text is not used), and a checkpoint whose keys depend
-    on that could not be loaded before the first step.
-    """
-    for parameters in optimizer.param_groups:
-        for value in parameters["params"]:
-            optimizer.state[value] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.zeros_like(value),
-                "exp_avg_sq": torch.zeros_like(value),
-            }
-
-
-def _adamw(optimizer: OptimizerSettings) -> dict[str, Any]:
-    return {
-        "lr": optimizer.lr,
-        "betas": optimizer.betas,
-        "eps": optimizer.eps,
-        "weight_decay": optimizer.weight_decay,
-    }

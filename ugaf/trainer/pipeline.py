@@ -109,10 +109,9 @@ class FineEditPipeline(DiffusionPipeline):
         negatives = [negative_prompt] * len(groups) if isinstance(negative_prompt, str) else list(negative_prompt)
         width, height = self._size(groups[0][0], width, height)
         device, dtype = self._execution_device, self.transformer.dtype
-        pictures = torch.stack([_fit(group[0], width, height) for group in groups])
-        references = torch.stack([torch.stack([_fit(one, width, height) for one in group]) for group in groups])[:, 1:]
+        shown = torch.stack([torch.stack([_fit(one, width, height) for one in group]) for group in groups])
         scaled = [_scale(own, group[0], width, height) for own, group in zip(targets, groups, strict=True)]
-        conditions = self.conditions(pictures, references, roi_mask(scaled, height, width))
+        conditions = self.conditions(shown[:, 0], shown[:, 1:], roi_mask(scaled, height, width))
         text = self.encode(prompts, groups)
         negative = self.encode(negatives, groups) if true_cfg_scale > 1 else None
         if latents is None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ugaf.config import set_path
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
@@ -88,16 +89,21 @@ class FlowSettings(Settings):
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = Field("none", description="weight of a timestep's loss")
 
 
-class OptimizerSettings(Settings):
+class AdamWSettings(Settings):
     """AdamW, as FineEdit trains."""
 
-    lr: float = Field(5e-5, gt=0, description="learning rate after the warm-up")
+    lr: float = Field(5e-5, gt=0, description="learning rate, after a warm-up where there is one")
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     eps: float = Field(1e-8, gt=0, description="of AdamW")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    clip: float | None = Field(1.0, gt=0, description="greatest norm of the gradient; null: none")
+
+
+class OptimizerSettings(AdamWSettings):
+    """And how its rate goes."""
+
     warmup_steps: int = Field(500, ge=0, description="linear, from 0")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
-    clip: float | None = Field(1.0, gt=0, description="greatest norm of the gradient; null: none")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, which is then what is exported"
     )
@@ -214,11 +220,4 @@ def _set(document: dict[str, Any], override: str, kind: type[Settings]) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override}: the value is not valid YAML: {error}") from error
-    target = document
-    for part in path[:-1]:
-        inner = target.get(part)
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"{override}: {part} is not a mapping")
-        target[part] = dict(inner or {})
-        target = target[part]
-    target[path[-1]] = value
+    set_path(document, path, value, override)

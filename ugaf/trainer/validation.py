@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ugaf import quality
 from ugaf.boxes import Box
 from ugaf.errors import ConfigError
 from ugaf.trainer import flow
@@ -114,17 +115,11 @@ class Validation:
 def compare(batch: Batch, output: np.ndarray) -> dict[str, float]:
     """PSNR in dB: of the background against the source, and of the boxes against the target; each where it is any."""
     roi = batch.roi_mask[0, 0].numpy()
-    found = {}
-    if not roi.all():
-        found["val_psnr_background"] = psnr(picture(batch.source[0])[~roi], output[~roi])
-    found["val_psnr_roi"] = psnr(picture(batch.edited[0])[roi], output[roi])
-    return found
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Of uint8 values, in dB; at most 100, which is also that of equal ones."""
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return min(100.0, 10 * float(np.log10(255**2 / error))) if error else 100.0
+    found = {
+        "val_psnr_background": quality.psnr(picture(batch.source[0]), output, ~roi),
+        "val_psnr_roi": quality.psnr(picture(batch.edited[0]), output, roi),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def picture(planes: torch.Tensor) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from ugaf import boxes as box_tools
 from ugaf.boxes import Box
 from ugaf.trainer.data.geometry import Bucket
 from ugaf.trainer.data.records import Example
@@ -78,15 +77,6 @@ class Batch:
                 changed[field.name] = change(value)
         features = None if self.features is None else {name: change(value) for name, value in self.features.items()}
         return replace(self, **changed, features=features)
-
-
-def roi_masks(boxes: Sequence[Sequence[Box]], bucket: Bucket) -> torch.Tensor:
-    """bool (n, 1, H, W): True inside the boxes of each sample, everywhere for one without."""
-    masks = np.ones((len(boxes), 1, bucket.height, bucket.width), dtype=bool)
-    for mask, own in zip(masks, boxes, strict=True):
-        if own:
-            mask[0] = box_tools.to_mask(own, bucket.height, bucket.width)
-    return torch.from_numpy(masks)
 
 
 def pixels_of(examples: Sequence[Example | None], bucket: Bucket) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -15,9 +15,8 @@ import multiprocessing
 import os
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from typing import Any
 
@@ -25,6 +24,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from ugaf import storage
 from ugaf.errors import ConfigError, UgafError
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import CacheReader
@@ -128,7 +128,7 @@ class Loader:
         workers, prefetch = self.settings.workers, self.settings.prefetch
         if self._cache is not None:
             cache = self._cache
-            return _in_threads(lambda job: cached_batch(job, cache), jobs, workers, max(prefetch, workers))
+            return storage.ahead(lambda job: cached_batch(job, cache), jobs, workers, max(prefetch, workers))
         decoder = _Decoder(self.settings)
         return _in_processes(decoder, jobs, workers, prefetch) if workers else (decoder[job] for job in jobs)
 
@@ -189,23 +189,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _in_threads(
-    make: Callable[[Job], Batch], jobs: Iterator[Job], workers: int, ahead: int
-) -> Generator[Batch, None, None]:
-    """Batches in the order of the jobs, so many of them made ahead."""
-    if workers == 0:
-        yield from map(make, jobs)
-        return
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for job in jobs:
-            waiting.append(pool.submit(make, job))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _in_thread(items: Generator[Job, None, None], ahead: int) -> Generator[Job, None, None]:

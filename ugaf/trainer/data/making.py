@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from ugaf.boxes import Box
-from ugaf.trainer.data.batch import Batch, pixels_of, roi_masks
+from ugaf.trainer.data.batch import Batch, pixels_of
 from ugaf.trainer.data.cache import CachedSample, CacheReader, stacked
 from ugaf.trainer.data.plan import Microbatch
 from ugaf.trainer.data.reading import Found
 from ugaf.trainer.data.records import CorruptSampleError, Draw, Example, example
 from ugaf.trainer.data.settings import DataSettings
+from ugaf.trainer.model.latents import roi_mask
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _batch(
         source=pixels[0],
         edited=pixels[1],
         references=pixels[2],
-        roi_mask=roi_masks(boxes, bucket),
+        roi_mask=roi_mask(boxes, bucket.height, bucket.width),
         boxes=boxes,
         positions=torch.arange(microbatch.first, microbatch.first + len(texts)),
         step=microbatch.step,

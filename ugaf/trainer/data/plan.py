@@ -12,7 +12,6 @@ reading anything; it takes seconds for millions of samples.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
@@ -24,6 +23,7 @@ from ugaf.trainer.data import wording
 from ugaf.trainer.data.geometry import Bucket, choose_many
 from ugaf.trainer.data.settings import DataSettings
 from ugaf.trainer.data.shards import Index
+from ugaf.trainer.seeds import seed_of
 
 PIECES_A_LANE = 4
 """Chunks are cut finer where there are fewer than so many for each lane: lanes would be of very unequal length."""
@@ -226,5 +226,4 @@ def _cut(index: Index, lanes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rng(*parts: int | str) -> np.random.Generator:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+    return np.random.default_rng(seed_of(*parts))

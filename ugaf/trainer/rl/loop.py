@@ -20,23 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from ugaf.errors import ConfigError, UgafError
-from ugaf.trainer.build import dtype_of, trained
+from ugaf.trainer.build import dtype_of
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.data import Batch, Loader, Plan, open_index
 from ugaf.trainer.distributed import World, device_of, join, split
 from ugaf.trainer.encode import Encoder
+from ugaf.trainer.learned import Learned
 from ugaf.trainer.monitor import Monitor, keep_until
 from ugaf.trainer.rl.advantages import advantages, centred, group_scale, semi_hard
 from ugaf.trainer.rl.groups import Group, make_groups
@@ -80,9 +73,8 @@ class PostTraining:
         self.pipeline = build_policy(settings, world.device)
         self.model = self.pipeline.transformer.train()
         split(self.model, ScaleSettings(), world, dtype_of(model, world.device))
-        self.parameters = trained(self.model)
-        self.start, self.old = Copy(self.parameters), Copy(self.parameters)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), **_adamw(settings))
+        self.learned = Learned(self.model, settings.optimizer, world)
+        self.start, self.old = Copy(self.learned.parameters), Copy(self.learned.parameters)
         self.encoder = encoder_of(self.pipeline, world.device)
         self.learner = Learner(settings, self.pipeline, self.old, self.start)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.checkpoint.keep, world)
@@ -141,7 +133,7 @@ class PostTraining:
                 weighed += sum(lesson.weight for lesson in part.lessons)
                 sums = {name: sums.get(name, 0.0) + value for name, value in told.items()}
             (weighed,) = self.world.summed(weighed)
-            norms.append(self._update(epoch, weighed))
+            norms.append(self.learned.update(weighed, settings.optimizer.lr, f"epoch {epoch + 1}"))
             total += weighed
         names = sorted(sums)
         means = [value / max(1.0, total) for value in self.world.summed(*(sums[name] for name in names))]
@@ -149,26 +141,6 @@ class PostTraining:
         (groups_done,) = self.world.summed(float(chosen.sum()))
         told = {"grad_norm": float(np.mean(norms)), "lessons": lessons_done, "groups": groups_done}
         return {**dict(zip(names, means, strict=True)), **told}
-
-    def _update(self, epoch: int, count: float) -> float:
-        """Changes the LoRA by the mean over `count` lessons; returns the gradient's norm before it was clipped."""
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                # What the last block does to the text reaches no picture. A checkpoint has the state of all weights.
-                parameter.grad = torch.zeros_like(parameter)
-            # Processes' gradients were averaged: this makes them the mean over lessons.
-            parameter.grad.mul_(self.world.size / max(1.0, count))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.optimizer.clip or math.inf)
-        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if not math.isfinite(value):
-            raise ConfigError(
-                f"epoch {epoch + 1}: the gradient's norm is {value}; the weights were left as they were. Go on from "
-                "the last checkpoint with a lower optimizer.lr, or model.dtype=float32"
-            )
-        if count:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return value
 
     def _summary(self, epoch: int, groups: Sequence[Group], rewards: np.ndarray) -> tuple[dict[str, float], float]:
         """Means over all processes, and the standard deviation of all rewards.
@@ -214,12 +186,7 @@ class PostTraining:
             _paint(self.folder / "samples" / f"epoch-{epoch + 1:06d}.png", groups)
 
     def _tensors(self) -> dict[str, Any]:
-        options = StateDictOptions(ignore_frozen_params=True)
-        return {
-            "model": get_model_state_dict(self.model, options=options),
-            "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=options),
-            "old": dict(self.old.values),
-        }
+        return {**self.learned.tensors(), "old": dict(self.old.values)}
 
     def _state(self) -> dict[str, Any]:
         return {"settings": self.settings.model_dump(mode="json"), "data": self.index.fingerprint}
@@ -232,9 +199,7 @@ class PostTraining:
         check_same(self.checkpoints.state(epochs[-1]), self._state(), self.folder)
         tensors = self._tensors()
         self.checkpoints.load(epochs[-1], tensors)
-        options = StateDictOptions(ignore_frozen_params=True, strict=False)
-        set_model_state_dict(self.model, tensors["model"], options=options)
-        set_optimizer_state_dict(self.model, self.optimizer, tensors["optimizer"], options=options)
+        self.learned.restore(tensors)
         self.old.values = dict(tensors["old"])
         LOG.info("going on after epoch %d", epochs[-1])
         return epochs[-1]
@@ -267,11 +232,6 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -
         )
     for part in set(changed) - {"epochs", "output", "checkpoint", "pictures", "device", "name"}:
         LOG.warning("%s differs from the checkpoint's: from here on the new one counts", part)
-
-
-def _adamw(settings: PostSettings) -> dict[str, Any]:
-    optimizer = settings.optimizer
-    return {name: getattr(optimizer, name) for name in ("lr", "betas", "eps", "weight_decay")}
 
 
 def _paint(file: Path, groups: Sequence[Group]) -> None:

@@ -11,6 +11,7 @@ from ugaf.models.servers import ModelServer
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
 from ugaf.trainer.settings import (
+    AdamWSettings,
     CheckpointSettings,
     FlowSettings,
     LoraSettings,
@@ -139,14 +140,11 @@ class PostFlowSettings(FlowSettings):
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="distribution of t")
 
 
-class PostOptimizerSettings(Settings):
-    """AdamW."""
+class PostOptimizerSettings(AdamWSettings):
+    """AdamW on the LoRA."""
 
     lr: float = Field(3e-4, gt=0, description="learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
-    eps: float = Field(1e-8, gt=0, description="of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
-    clip: float | None = Field(1.0, gt=0, description="greatest norm of the gradient; null: none")
     updates: int = Field(1, ge=1, description="optimizer steps of an epoch, each on its share of every group")
     levels: int = Field(8, ge=1, description="noise levels at which each edit is learnt from")
     batch: int = operational(4, ge=1, description="edits that go through the model together")

@@ -1,0 +1,35 @@
+"""What the command lines of training and post-training have in common."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from ugaf.errors import UgafError
+
+
+def common_parser(program: str, description: str | None, example: str, unit: str) -> argparse.ArgumentParser:
+    """example: a setting to change. unit: what checkpoints are counted in, "step" or "epoch"."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    made.add_argument("config", help="a YAML file of settings (docs/trainer.md, docs/post-training.md)")
+    made.add_argument("set", nargs="*", metavar="key=value", help=f"settings to change: {example}")
+    made.add_argument("--check", action="store_true", help="check settings and shards, and stop")
+    made.add_argument("--export", metavar="FOLDER", help="where the editor goes (default: OUTPUT/editor)")
+    made.add_argument("--export-only", action="store_true", help="train nothing: write a checkpoint's editor")
+    made.add_argument(f"--{unit}", type=int, help="the checkpoint to export; default: the newest")
+    return made
+
+
+def told(work: Callable[[], None]) -> int:
+    """Does the work and logs to the terminal: 0, or 2 for an error that is the user's to mend, which is printed."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "ray", "torch.distributed", "peft"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        work()
+    except UgafError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
