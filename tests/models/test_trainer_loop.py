@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_tools import config, group, make_shards, metrics, start
+from training_tools import TINY, config, group, make_shards, metrics, start
 
 from ugaf.errors import ConfigError
 from ugaf.trainer import __main__ as command
@@ -22,7 +22,7 @@ from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.distributed import leave
 from ugaf.trainer.loop import train
 from ugaf.trainer.pipeline import FineEditPipeline
-from ugaf.trainer.settings import load
+from ugaf.trainer.settings import ModelSettings, TinySettings, load
 
 TOLERANCE = 2e-5
 """Relative difference of losses: sums of float32 in another order."""
@@ -108,6 +108,17 @@ def test_two_processes_do_what_one_does_and_one_goes_on_from_two(
     np.testing.assert_allclose(losses(path), whole[:4], rtol=TOLERANCE)
     alone = run(config(tmp_path / "two", shards, model=model))
     np.testing.assert_allclose(alone, whole, rtol=TOLERANCE)
+
+
+def test_two_whole_copies_of_the_weights_do_what_one_process_does(tmp_path: Path, shards: Path) -> None:
+    base = ModelSettings(base="tiny", tiny=TinySettings(**TINY), adapter_layers=2)
+    build(base, 0, torch.device("cpu")).save_pretrained(tmp_path / "base")
+    model = {"base": str(tmp_path / "base")}
+    whole = run(config(tmp_path / "one", shards, model=model, steps=4))
+    scale = {"workers": 2, "strategy": "hsdp", "shard": 1}
+    path = config(tmp_path / "two", shards, model=model, steps=4, scale=scale)
+    group(path, 2)
+    np.testing.assert_allclose(losses(path), whole, rtol=TOLERANCE)
 
 
 def test_ray_train_does_what_one_process_does(tmp_path: Path, shards: Path) -> None:

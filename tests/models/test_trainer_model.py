@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from diffusers import QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ugaf.trainer.build import without_weights
 from ugaf.trainer.model.exact_vae import CosineVAE
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel, check_layers
 from ugaf.trainer.model.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without
+from ugaf.trainer.settings import ModelSettings
 
 SIZES = {
     "in_channels": 16,
@@ -59,6 +63,19 @@ def test_before_training_it_says_what_its_base_says(
         del given["background_tokens"]
         theirs = base(**given, return_dict=False)[0]
     assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_a_model_without_weights_is_the_base_model_once_it_gets_them(
+    tmp_path: Path, base: QwenImageTransformer2DModel
+) -> None:
+    base.save_pretrained(tmp_path / "transformer")
+    found = without_weights(ModelSettings(base=str(tmp_path)), torch.float32)
+    assert all(value.is_meta for value in found.parameters())
+    found.to_empty(device="cpu").load_state_dict(base.state_dict())
+    given = inputs()
+    del given["background_tokens"]
+    with torch.no_grad():
+        assert torch.equal(found(**given).sample, base(**given).sample)
 
 
 def test_early_fusion_is_a_projection_widened_by_the_background(base: QwenImageTransformer2DModel) -> None:

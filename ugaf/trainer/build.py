@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, QwenImageEditPipeline
+from accelerate import init_empty_weights
+from diffusers import DiffusionPipeline, QwenImageEditPipeline, QwenImageTransformer2DModel
 from transformers.utils import logging as transformers_logging
 
 from ugaf.errors import ConfigError
@@ -28,15 +29,22 @@ def dtype_of(model: ModelSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
 
 
-def build(model: ModelSettings, seed: int, device: torch.device, parts: bool = True) -> FineEditPipeline:
+def build(
+    model: ModelSettings, seed: int, device: torch.device, parts: bool = True, weights: bool = True
+) -> FineEditPipeline:
     """The pipeline with the model to train, its weights in main memory, its other parts frozen on `device`.
 
     What is trained is float32 and requires a gradient; the rest is of the computation's type. With parts=False the
-    frozen parts stay in main memory (a feature cache takes their place).
+    frozen parts stay in main memory (a feature cache takes their place). With weights=False the transformer's are on
+    torch's `meta` device, and take no memory: `ugaf.trainer.distributed.split` has them from the leading process.
 
     Raises ConfigError naming a checkpoint that cannot be had or a number of layers that does not fit.
     """
-    return assemble(*_base(model, dtype_of(model, device), seed), model, seed, device, parts)
+    dtype = dtype_of(model, device)
+    components, prompt_format = _base(model, dtype, seed, transformer=weights)
+    if not weights:
+        components = {**components, "transformer": without_weights(model, dtype)}
+    return assemble(components, prompt_format, model, seed, device, parts)
 
 
 def assemble(
@@ -102,6 +110,18 @@ def mark_trained(transformer: FineEditTransformer2DModel, model: ModelSettings) 
 def trained(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that are trained, by name."""
     return {name: value for name, value in transformer.named_parameters() if value.requires_grad}
+
+
+def without_weights(model: ModelSettings, dtype: torch.dtype) -> Any:
+    """The base model's transformer on the meta device."""
+    if model.base == TINY:
+        return tiny_components(model.tiny)["transformer"].to("meta")
+    config = FineEditTransformer2DModel.load_config(model.base, subfolder="transformer", revision=model.revision)
+    kinds = (FineEditTransformer2DModel, QwenImageTransformer2DModel)
+    kind: Any = next(kind for kind in kinds if kind.__name__ == config["_class_name"])
+    # The tables of positions are no parameters, and stay real.
+    with init_empty_weights(include_buffers=False):
+        return kind.from_config(config).to(dtype).eval()
 
 
 def _base(model: ModelSettings, dtype: torch.dtype, seed: int, transformer: bool = True) -> tuple[dict[str, Any], str]:

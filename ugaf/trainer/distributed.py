@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -73,9 +74,11 @@ def leave() -> None:
 def split(model: Any, scale: ScaleSettings, world: World, dtype: torch.dtype) -> None:
     """Splits the model's weights over the processes, in place, block by block: FSDP2, or HSDP within groups.
 
-    Computation is in `dtype`; weights, their gradients and the optimizer keep the weights' own type.
+    Computation is in `dtype`; weights, their gradients and the optimizer keep the weights' own type. The leading
+    process's weights count: those of the others may be on the meta device (`ugaf.trainer.build.build`, weights=False).
     """
     kind = world.device.type
+    whole = model.state_dict() if world.leads and world.size > 1 else {}
     if scale.strategy == "hsdp" and scale.shard:
         mesh = init_device_mesh(kind, (world.size // scale.shard, scale.shard), mesh_dim_names=("replicate", "shard"))
     else:
@@ -90,3 +93,7 @@ def split(model: Any, scale: ScaleSettings, world: World, dtype: torch.dtype) ->
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=inner)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    if world.size > 1:
+        if not world.leads:
+            model.to_empty(device=world.device)
+        set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))

@@ -58,7 +58,7 @@ class Training:
             check_cache(settings)
         encodes = settings.data.cache is None or settings.validation.every > 0
         if pipeline is None:
-            pipeline = build(settings.model, settings.seed, world.device, parts=encodes)
+            pipeline = build(settings.model, settings.seed, world.device, parts=encodes, weights=world.leads)
         self.pipeline = pipeline
         self.model = self.pipeline.transformer.train()
         # From main memory, block by block: whole, the full-size model would not fit on a GPU.

@@ -70,7 +70,7 @@ class PostTraining:
         self.index = open_index(settings.pairs())
         self.plan = Plan(self.index, settings.pairs(), settings.seed)
         model = settings.model.as_model()
-        self.pipeline = build_policy(settings, world.device)
+        self.pipeline = build_policy(settings, world.device, weights=world.leads)
         self.model = self.pipeline.transformer.train()
         split(self.model, ScaleSettings(), world, dtype_of(model, world.device))
         self.learned = Learned(self.model, settings.optimizer, world)

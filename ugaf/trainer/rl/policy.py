@@ -12,13 +12,15 @@ from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.rl.settings import PostSettings
 
 
-def build_policy(settings: PostSettings, device: torch.device, parts: bool = True) -> FineEditPipeline:
+def build_policy(
+    settings: PostSettings, device: torch.device, parts: bool = True, weights: bool = True
+) -> FineEditPipeline:
     """The editor with a fresh LoRA, which alone requires a gradient; see `ugaf.trainer.build.build`.
 
     The LoRA's output is zero at first: the policy begins as the editor.
     """
     model = settings.model.as_model()
-    pipeline = build(model, settings.seed, device, parts)
+    pipeline = build(model, settings.seed, device, parts, weights)
     for name, parameter in pipeline.transformer.named_parameters():
         if ".lora_" not in name and parameter.requires_grad:
             # What fusion adds is trained before, not here.
