@@ -1,6 +1,6 @@
 """What early and deep fusion are worth: a small instance of the model, trained from nothing on edits that are exact.
 
-    python benchmarks/learn.py [--steps 1500] [--seeds 3] [--variants text-only,early,deep,early+deep] [--device cpu]
+    python benchmarks/learn.py [--steps 600] [--seeds 3] [--variants text-only,early,deep,early+deep] [--device cpu]
 
 Scenes are a shaded, textured ground with three to five shapes in different colours. An edit recolours one of them,
 removes it or covers it with stripes; its instruction names the kind of shape ("Make the circle red."), and where there
@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ from ugaf.trainer import flow  # noqa: E402
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel  # noqa: E402
 from ugaf.trainer.model.latents import roi_mask, to_float  # noqa: E402
 from ugaf.trainer.pipeline import FineEditPipeline, padded, predict  # noqa: E402
+from ugaf.trainer.rl.sampling import pictures_of  # noqa: E402
 from ugaf.trainer.seeds import seed_of  # noqa: E402
 from ugaf.trainer.settings import FlowSettings, TinySettings  # noqa: E402
 from ugaf.trainer.tiny import tiny_components  # noqa: E402
@@ -94,6 +96,11 @@ def pair(rng: np.random.Generator) -> Pair:
             draw(edited, kind, colour, box, striped=True)
             text = f"Cover the {kind} with stripes."
     return Pair(source, edited, box, text)
+
+
+def held_out(number: int) -> Pair:
+    """One that no training sees."""
+    return pair(np.random.default_rng(seed_of("held out", number)))
 
 
 def shaded(rng: np.random.Generator) -> np.ndarray:
@@ -168,31 +175,36 @@ class Learner:
         background, inside, made, rows = [], [], [], []
         for first in range(0, count, 50):
             numbers = range(first, min(count, first + 50))
-            pairs = [pair(np.random.default_rng(seed_of("held out", number))) for number in numbers]
-            clean, conditions, text = self.encoded(pairs)
-            latents = flow.noise_of(clean.shape[1:], 0, 0, numbers).to(self.device)
-            times = torch.linspace(1, 0, denoising + 1, device=self.device)
-            for now, after in pairwise(times):
-                said = predict(self.model, latents, now.expand(len(pairs)), conditions, text)
-                latents = latents + (after - now) * said
-            outputs = ((self.pipeline.codec.decode(latents).clamp(-1, 1) + 1) * 127.5).round()
-            for one, output in zip(pairs, outputs.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+            pairs = [held_out(number) for number in numbers]
+            outputs = self.edits(pairs, numbers, denoising)
+            for one, output in zip(pairs, outputs, strict=True):
                 roi = np.zeros((SIDE, SIDE), bool)
                 roi[one.box[1] : one.box[3], one.box[0] : one.box[2]] = True
                 background.append(quality.psnr(one.source, output, ~roi))
                 inside.append(quality.psnr(one.edited, output, roi))
                 to_target, to_source = (
-                    np.abs(output[roi] - x[roi].astype(float)).mean() for x in (one.edited, one.source)
+                    np.abs(output[roi].astype(float) - x[roi]).mean() for x in (one.edited, one.source)
                 )
                 made.append(to_target < to_source)
                 if len(rows) < shown:
-                    rows.append(np.hstack([boxed(one), one.edited, output.astype(np.uint8)]))
+                    rows.append(np.hstack([boxed(one), one.edited, output]))
         numbers_ = {
             "background_psnr": float(np.mean(background)),
             "box_psnr": float(np.mean(inside)),
             "box_accuracy": float(np.mean(made)),
         }
         return numbers_, np.vstack(rows) if rows else np.zeros((1, 1, 3), np.uint8)
+
+    @torch.no_grad()
+    def edits(self, pairs: list[Pair], numbers: Sequence[int], denoising: int, draw: int = 0) -> np.ndarray:
+        """RGB uint8 (n, SIDE, SIDE, 3); the noise follows from each pair's number and the draw."""
+        clean, conditions, text = self.encoded(pairs)
+        latents = flow.noise_of(clean.shape[1:], 0, draw, numbers).to(self.device)
+        times = torch.linspace(1, 0, denoising + 1, device=self.device)
+        for now, after in pairwise(times):
+            said = predict(self.model, latents, now.expand(len(pairs)), conditions, text)
+            latents = latents + (after - now) * said
+        return np.stack(pictures_of(self.pipeline, latents))
 
     def encoded(
         self, pairs: list[Pair]
@@ -236,7 +248,7 @@ def boxed(one: Pair) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,6 +1,6 @@
 """What the decoupled reward is worth: a small editor post-trained with it, and with one global score.
 
-    python benchmarks/posttrain.py [--epochs 50] [--kinds decoupled,global] [--output runs/posttrain] [--device cpu]
+    python benchmarks/posttrain.py [--epochs 50] [--kinds decoupled global] [--output runs/posttrain] [--device cpu]
 
 The editor is `benchmarks/learn.py`'s early + deep variant, trained from nothing for a few hundred steps and kept in the
 output. It is then post-trained by `ugaf.trainer.rl` on further scenes of the same kind, with the embedded scorer: once
@@ -8,8 +8,13 @@ with the decoupled reward (region, background and its PSNR), once with one score
 
 Printed for each epoch: the mean reward and its terms over the edits of the epoch, and the PSNR of their backgrounds
 against the source; now and then, on scenes that no training sees and always from the same noise, the PSNR of the
-background and of the box, and the share of edits that were made. At the end, whether the reward rose and what became of
-the background. Started again with the same output it goes on where it stood.
+background and of the box, and the share of edits that were made. Started again with the same output it goes on where it
+stood.
+
+At the end, whether the reward rose and what became of the background. An epoch's own mean reward cannot tell: Psi is
+normalised within each group, so that a policy whose every edit keeps the background better gets no more of it. So
+scenes that no training sees are edited by the editor before and after, from the same noise, and the edits of a scene by
+both are rewarded as one group.
 """
 
 from __future__ import annotations
@@ -39,13 +44,17 @@ from ugaf.trainer.encode import EMPTY, Encoded, Encoder  # noqa: E402
 from ugaf.trainer.model.latents import to_float  # noqa: E402
 from ugaf.trainer.pipeline import FineEditPipeline, padded  # noqa: E402
 from ugaf.trainer.rl.loop import PostTraining  # noqa: E402
+from ugaf.trainer.rl.rewards import Case, Kind, rewards  # noqa: E402
 from ugaf.trainer.rl.settings import PostSettings, parse  # noqa: E402
 from ugaf.trainer.seeds import seed_of  # noqa: E402
 from ugaf.trainer.settings import ScaleSettings  # noqa: E402
 
 VARIANT = "early+deep"
 FIRST_AND_LAST = 5
-"""Epochs at either end whose means are compared."""
+"""Epochs at either end whose means are shown."""
+DRAWS = 4
+"""Edits of a held-out scene, from as many noises, by which before and after are compared."""
+KINDS: tuple[Kind, ...] = ("decoupled", "global")
 
 
 class WordsEncoder(Encoder):
@@ -84,6 +93,31 @@ class Watched(PostTraining):
         shown = {name: round(value, 4) for name, value in values.items()}
         print(f"{self.kind} epoch {epoch + 1} ({time.monotonic() - self.began:.0f} s): {json.dumps(shown)}", flush=True)
         return values
+
+    def compared(self) -> dict[str, float]:
+        """Both kinds of reward, and the background's PSNR, of held-out edits before and after: `{name}_{when}`."""
+        self.model.eval()
+        pairs = [learn.held_out(number) for number in range(self.options.held_out)]
+        with self.start.used():
+            before = self._drawn(pairs)
+        after = self._drawn(pairs)
+        found: dict[str, list[np.ndarray]] = {}
+        for one, *outputs in zip(pairs, before, after, strict=True):
+            roi = np.zeros((learn.SIDE, learn.SIDE), bool)
+            roi[one.box[1] : one.box[3], one.box[0] : one.box[2]] = True
+            case = Case("", one.instruction, one.source, one.edited, roi, [*outputs[0], *outputs[1]], ())
+            for kind in KINDS:
+                got = rewards(case, self.scorer, kind)
+                terms = {kind: got.reward, **{f"{kind}_{name}": values for name, values in got.parts.items()}}
+                for name, values in {**terms, "background_psnr": got.psnr}.items():
+                    for when, half in zip(("before", "after"), np.split(values, 2), strict=True):
+                        found.setdefault(f"{name}_{when}", []).append(half)
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    def _drawn(self, pairs: list[learn.Pair]) -> np.ndarray:
+        """Edits of each pair: RGB uint8 (pairs, DRAWS, height, width, 3)."""
+        numbers, steps = range(len(pairs)), self.options.denoising
+        return np.stack([self.examined.edits(pairs, numbers, steps, draw) for draw in range(DRAWS)], axis=1)
 
     def _held_out(self) -> dict[str, float]:
         numbers, _ = self.examined.evaluate(self.options.held_out, self.options.denoising)
@@ -154,21 +188,33 @@ def settings_of(options: argparse.Namespace, folder: Path, kind: str, base: Path
     )
 
 
-def summary(kind: str, lines: list[dict[str, float]]) -> dict[str, float]:
-    """First and last epochs, and the held-out scenes before and after."""
-    ends = lines[:FIRST_AND_LAST], lines[-FIRST_AND_LAST:]
-    found: dict[str, float] = {}
-    for name in ("reward", "background_psnr"):
-        found[f"{name}_first"], found[f"{name}_last"] = (statistics.mean(one[name] for one in end) for end in ends)
-    for name in ("background_psnr", "box_psnr", "box_accuracy"):
-        found[f"held_out_{name}_before"] = lines[0][f"held_out_{name}_before"]
-        found[f"held_out_{name}_after"] = lines[-1][f"held_out_{name}"]
-    print(
-        f"{kind:10} reward {found['reward_first']:.4f} to {found['reward_last']:.4f}; held-out scenes: background "
-        f"{found['held_out_background_psnr_before']:.2f} to {found['held_out_background_psnr_after']:.2f} dB, box "
-        f"{found['held_out_box_psnr_before']:.2f} to {found['held_out_box_psnr_after']:.2f} dB, edits made "
-        f"{found['held_out_box_accuracy_before']:.2f} to {found['held_out_box_accuracy_after']:.2f}"
+def summary(kind: str, lines: list[dict[str, float]], compared: dict[str, float]) -> dict[str, float]:
+    """Prints, and returns: the epochs' rewards at either end, and held-out scenes before and after."""
+    found = dict(compared)
+    found["epochs_first"], found["epochs_last"] = (
+        statistics.mean(one["reward"] for one in end) for end in (lines[:FIRST_AND_LAST], lines[-FIRST_AND_LAST:])
     )
+    for name in ("box_psnr", "box_accuracy"):
+        found[f"{name}_before"], found[f"{name}_after"] = (
+            lines[0][f"held_out_{name}_before"],
+            lines[-1][f"held_out_{name}"],
+        )
+
+    def went(name: str, digits: int) -> str:
+        return f"{found[f'{name}_before']:.{digits}f} to {found[f'{name}_after']:.{digits}f}"
+
+    rose = found[f"{kind}_after"] > found[f"{kind}_before"]
+    change = found["background_psnr_after"] - found["background_psnr_before"]
+    print(
+        f"{kind}: the mean reward {'rose' if rose else 'did not rise'}, {went(kind, 3)}; the background changed by "
+        f"{change:+.2f} dB, {went('background_psnr', 2)}; box {went('box_psnr', 2)} dB, edits made "
+        f"{went('box_accuracy', 2)}"
+    )
+    for other in KINDS:
+        terms = [name.removesuffix("_before") for name in found if name.startswith(other) and name.endswith("_before")]
+        print("  " + "; ".join(f"{name} {went(name, 3)}" for name in terms))
+    ends = f"{found['epochs_first']:.3f}, {found['epochs_last']:.3f}"
+    print(f"  the epochs' own mean reward, first and last {FIRST_AND_LAST}: {ends}")
     return found
 
 
@@ -185,8 +231,8 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=1.0, help="of DiffusionNFT")
     parser.add_argument("--clip", type=float, default=5.0, help="of DiffusionNFT's advantages")
     parser.add_argument("--kl", type=float, default=0.0, help="of DiffusionNFT")
-    parser.add_argument("--kinds", type=lambda text: text.split(","), default=["decoupled", "global"])
-    parser.add_argument("--pretraining", type=int, default=400, help="steps of the editor's own training")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--pretraining", type=int, default=600, help="steps of the editor's own training")
     parser.add_argument("--pairs", type=int, default=2000, help="scenes to post-train on")
     parser.add_argument("--held-out", type=int, default=100, help="scenes of the evaluation")
     parser.add_argument("--evaluate-every", type=int, default=10, help="epochs between two evaluations")
@@ -198,25 +244,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     world = join(ScaleSettings(device=options.device))
     base, pairs = editor(options, folder, world.device), shards(folder, options.pairs)
-    found = {}
+    numbers = {}
     for kind in options.kinds:
         settings = settings_of(options, folder, kind, base, pairs)
-        Watched(settings, world, options).run()
+        training = Watched(settings, world, options)
+        training.run()
         lines = [json.loads(line) for line in (Path(settings.output) / "metrics.jsonl").read_text("utf-8").splitlines()]
-        found[kind] = lines
+        print(f"\n{options.epochs} epochs of {options.groups} groups of {options.members}, {options.method}")
+        numbers[kind] = summary(kind, lines, training.compared())
     leave()
-    print(
-        f"\n{options.epochs} epochs of {options.groups} groups of {options.members}, {options.method}, "
-        f"seed {options.seed}"
-    )
-    numbers = {kind: summary(kind, lines) for kind, lines in found.items()}
     (folder / f"numbers-{options.seed}.json").write_text(json.dumps(numbers, indent=1), "utf-8")
-    for kind, one in numbers.items():
-        rose = one["reward_last"] > one["reward_first"]
-        change = one["held_out_background_psnr_after"] - one["held_out_background_psnr_before"]
-        print(
-            f"{kind}: the mean reward {'rose' if rose else 'did not rise'}; the background changed by {change:+.2f} dB"
-        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,10 +20,10 @@ from ugaf.errors import ConfigError
 from ugaf.trainer import __main__ as command
 from ugaf.trainer.build import build
 from ugaf.trainer.checkpoints import Checkpoints
-from ugaf.trainer.distributed import leave
-from ugaf.trainer.loop import train
+from ugaf.trainer.distributed import join, leave
+from ugaf.trainer.loop import Training, train
 from ugaf.trainer.pipeline import FineEditPipeline
-from ugaf.trainer.settings import ModelSettings, TinySettings, load
+from ugaf.trainer.settings import ModelSettings, ScaleSettings, TinySettings, load
 
 TOLERANCE = 2e-5
 """Relative difference of losses: sums of float32 in another order."""
@@ -54,6 +55,15 @@ def test_the_same_training_twice_gives_the_same_numbers_and_learns(tmp_path: Pat
     second = run(config(tmp_path / "b", shards, steps=16))
     assert first == second
     assert np.mean(first[-5:]) < 0.9 * np.mean(first[:5])
+
+
+@pytest.mark.parametrize(("train", "passes"), [("full", 3.0), ("lora", 2.0)])
+def test_a_step_counts_the_operations_of_the_gradients_that_are_wanted(
+    tmp_path: Path, shards: Path, train: str, passes: float
+) -> None:
+    model = {"train": train, "lora": {"rank": 1}, "early_fusion": False, "deep_fusion": False}
+    training = Training(load(str(config(tmp_path / "a", shards, model=model))), join(ScaleSettings(device="cpu")))
+    assert training.passes == pytest.approx(passes, abs=0.05)
 
 
 def test_killed_and_started_again_it_is_as_if_it_had_not_been(tmp_path: Path, shards: Path) -> None:
@@ -113,12 +123,20 @@ def test_two_processes_do_what_one_does_and_one_goes_on_from_two(
 def test_two_whole_copies_of_the_weights_do_what_one_process_does(tmp_path: Path, shards: Path) -> None:
     base = ModelSettings(base="tiny", tiny=TinySettings(**TINY), adapter_layers=2)
     build(base, 0, torch.device("cpu")).save_pretrained(tmp_path / "base")
-    model = {"base": str(tmp_path / "base")}
-    whole = run(config(tmp_path / "one", shards, model=model, steps=4))
-    scale = {"workers": 2, "strategy": "hsdp", "shard": 1}
-    path = config(tmp_path / "two", shards, model=model, steps=4, scale=scale)
+    make_shards(shards, 3, seed=5, split="validation")
+    same = {"model": {"base": str(tmp_path / "base")}, "validation": {"every": 4, "samples": 3, "steps": 2}, "steps": 4}
+    whole = run(config(tmp_path / "one", shards, **same))
+    path = config(tmp_path / "two", shards, **same, scale={"workers": 2, "strategy": "hsdp", "shard": 1})
     group(path, 2)
     np.testing.assert_allclose(losses(path), whole, rtol=TOLERANCE)
+    logs, pictures = [], []
+    for output in (tmp_path / "one" / "out", tmp_path / "two" / "out"):
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        logs.append([value for line in lines for name, value in line.items() if name.startswith("val_")])
+        pictures.append(np.array(Image.open(output / "validation" / "step-00000004.png")).astype(int))
+    assert len(logs[0]) == 6
+    np.testing.assert_allclose(logs[1], logs[0], rtol=1e-3)
+    assert np.abs(pictures[1] - pictures[0]).max() <= 1
 
 
 def test_ray_train_does_what_one_process_does(tmp_path: Path, shards: Path) -> None:

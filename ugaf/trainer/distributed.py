@@ -40,6 +40,12 @@ class World:
         dist.all_reduce(total)
         return list(total.tolist())
 
+    def gathered(self, values: list[Any]) -> list[Any]:
+        """All processes' values in one list, on the leading one; the others get none. They have to be picklable."""
+        parts: list[Any] | None = [None] * self.size if self.leads else None
+        dist.gather_object(values, parts)
+        return [value for part in parts or [] for value in part]
+
     def wait(self) -> None:
         """Until every process is here."""
         dist.barrier()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ BOX = (255, 40, 40)
 class Validation:
     """The same samples, noise and noise levels every time, so that numbers of two steps can be compared.
 
-    Every process does all of it, for the weights are split over them; the leading one writes.
+    Processes share out the samples; the leading one writes.
     """
 
     def __init__(self, settings: TrainSettings, pipeline: FineEditPipeline, encoder: Encoder, world: World) -> None:
@@ -51,22 +52,31 @@ class Validation:
         model = self.pipeline.transformer
         model.eval()
         try:
-            rows, measures = [], []
-            for number, batch in enumerate(self.batches):
-                output = self._edited(batch, number)
-                measures.append({"val_loss": self._loss(batch, number), **compare(batch, output)})
-                rows.append([boxed(batch.source[0], batch.boxes[0]), picture(batch.edited[0]), output])
+            found = self.world.gathered(list(self._shown()))
         finally:
             model.train()
+        if not self.world.leads:
+            return
+        measures, rows = zip(*(shown for _, shown in sorted(found, key=itemgetter(0))), strict=True)
         names = dict.fromkeys(name for one in measures for name in one)
-        found = {name: [one[name] for one in measures if name in one] for name in names}
-        monitor.log(step, {name: float(np.mean(values)) for name, values in found.items()})
-        if self.world.leads:
-            drawn = sheet(rows, [batch.instructions[0] for batch in self.batches])
-            folder = Path(self.settings.output).expanduser() / "validation"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(drawn).save(folder / f"step-{step:08d}.png")
-            monitor.picture(step, "validation", drawn)
+        values = {name: [one[name] for one in measures if name in one] for name in names}
+        monitor.log(step, {name: float(np.mean(each)) for name, each in values.items()})
+        drawn = sheet(rows, [batch.instructions[0] for batch in self.batches])
+        folder = Path(self.settings.output).expanduser() / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn).save(folder / f"step-{step:08d}.png")
+        monitor.picture(step, "validation", drawn)
+
+    def _shown(self) -> Iterator[tuple[int, tuple[dict[str, float], list[np.ndarray]]]]:
+        """This process's samples by number: what was measured; source with boxes, target and output."""
+        for first in range(0, len(self.batches), self.world.size):
+            # Weights are split over the processes: one without a sample of its own does another's once more.
+            number = first + self.world.rank
+            batch = self.batches[number % len(self.batches)]
+            output = self._edited(batch, number)
+            measured = {"val_loss": self._loss(batch, number), **compare(batch, output)}
+            if number < len(self.batches):
+                yield number, (measured, [boxed(batch.source[0], batch.boxes[0]), picture(batch.edited[0]), output])
 
     def _samples(self) -> list[Batch]:
         """Batches of one sample each."""
