@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Values of t at which the loss is taken."""
 GAP = 8
+LETTER, CAPTION = 7, 700
+"""Pixels of a letter, and of a sheet that is as wide as it is for its captions."""
 BOX = (255, 40, 40)
 
 
@@ -150,12 +152,14 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> Any:
     """One picture: a row a sample with source, target and output side by side, its instruction above it."""
     height = 20
     width = max(sum(one.shape[1] + GAP for one in row) for row in rows) + GAP
+    # Small pictures leave no room for words.
+    width = max(width, min(LETTER * max(map(len, captions)), CAPTION) + 2 * GAP)
     total = sum(max(one.shape[0] for one in row) + height + GAP for row in rows) + GAP
     canvas = Image.new("RGB", (width, total), "white")
     pen = ImageDraw.Draw(canvas)
     y = GAP
     for row, caption in zip(rows, captions, strict=True):
-        pen.text((GAP, y), caption[: max(8, width // 7)], fill="black")
+        pen.text((GAP, y), caption[: (width - 2 * GAP) // LETTER], fill="black")
         y, x = y + height, GAP
         for one in row:
             canvas.paste(Image.fromarray(one), (x, y))
