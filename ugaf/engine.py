@@ -116,6 +116,9 @@ class RayEngine:
         local: dict[str, Any] = {}
         if self.address == "local":
             local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            # Workers that Ray starts in advance lack the environment below, and would never be used.
+            os.environ.setdefault("RAY_enable_worker_prestart", "0")
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # Workers find the modules that this process finds, such as a user's own stages.
             path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
             local["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}

@@ -1,6 +1,7 @@
 """What must live outside the workers' processes: the journal of rows in hand, and the counts of progress.
 
-`Monitor` is plain Python; the engine runs it as a Ray actor, and inline runs and tests use it as it is.
+`Monitor` is plain Python; the engine runs it as a Ray actor, and inline runs and tests use it as it is. Nothing
+heavy is imported here: the actor's process would start later and hold it for the whole run.
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ugaf.worker import Blame
+
+@dataclass(frozen=True)
+class Blame:
+    """What the journal knows of a fragment whose worker died: rows to take one by one, and deaths of rows alone."""
+
+    suspects: frozenset[str] = frozenset()
+    deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Monitor:

@@ -25,6 +25,7 @@ from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
+from ugaf.monitor import Blame
 from ugaf.outcomes import call, died, onward, stored, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
@@ -41,14 +42,6 @@ LOADING = "loading"
 """Stands in the journal for a stage while a photograph's columns are read."""
 MORE_DEATHS = 3
 """Deaths over `row_crashes` after which the run stops, since no row can be given up for them."""
-
-
-@dataclass(frozen=True)
-class Blame:
-    """What the journal knows of a fragment whose worker died: rows to take one by one, and deaths of rows alone."""
-
-    suspects: frozenset[str] = frozenset()
-    deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Journal(Protocol):
