@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from ugaf import quality  # noqa: E402
-from ugaf.boxes import Box  # noqa: E402
+from ugaf.boxes import Box, to_mask  # noqa: E402
 from ugaf.trainer import flow  # noqa: E402
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel  # noqa: E402
 from ugaf.trainer.model.latents import roi_mask, to_float  # noqa: E402
@@ -178,8 +178,7 @@ class Learner:
             pairs = [held_out(number) for number in numbers]
             outputs = self.edits(pairs, numbers, denoising)
             for one, output in zip(pairs, outputs, strict=True):
-                roi = np.zeros((SIDE, SIDE), bool)
-                roi[one.box[1] : one.box[3], one.box[0] : one.box[2]] = True
+                roi = to_mask([one.box], SIDE, SIDE)
                 background.append(quality.psnr(one.source, output, ~roi))
                 inside.append(quality.psnr(one.edited, output, roi))
                 to_target, to_source = (

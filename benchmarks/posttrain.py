@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import learn  # noqa: E402
 from ugaf import images  # noqa: E402
+from ugaf.boxes import to_mask  # noqa: E402
 from ugaf.export.columns import CORE, schema  # noqa: E402
 from ugaf.trainer.data import Batch  # noqa: E402
 from ugaf.trainer.distributed import World, join, leave  # noqa: E402
@@ -103,8 +104,7 @@ class Watched(PostTraining):
         after = self._drawn(pairs)
         found: dict[str, list[np.ndarray]] = {}
         for one, *outputs in zip(pairs, before, after, strict=True):
-            roi = np.zeros((learn.SIDE, learn.SIDE), bool)
-            roi[one.box[1] : one.box[3], one.box[0] : one.box[2]] = True
+            roi = to_mask([one.box], learn.SIDE, learn.SIDE)
             case = Case("", one.instruction, one.source, one.edited, roi, [*outputs[0], *outputs[1]], ())
             for kind in KINDS:
                 got = rewards(case, self.scorer, kind)

@@ -197,8 +197,9 @@ def test_too_many_corrupt_samples_stop_the_run_with_their_names(tmp_path: Path) 
     with pytest.raises(CorruptDataError, match=r"11 of \d+ samples could not be read.*\n.*row group") as error:
         steps(wanted, 100)
     assert str(error.value).count("row group") == 10
-    with pytest.raises(CorruptDataError, match=r"[1-4] of 4 samples"):
-        steps(wanted.model_copy(update={"on_corrupt": "stop"}), 100)
+    one = settings(with_bad(tmp_path / "one", {6}), on_corrupt="stop")
+    with pytest.raises(CorruptDataError, match=r"^1 of \d+ samples could not be read.*\n.*row group"):
+        steps(one, 100)
 
 
 def test_a_shard_that_vanishes_is_named_and_the_others_go_on(tmp_path: Path) -> None:
