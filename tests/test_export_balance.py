@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from export_fakes import FakeView, contents, edits_of, fragment, parquet_rows
 
-from ugaf import commands, config, images
+from ugaf import config, images
 from ugaf.balance import BalanceSettings
+from ugaf.commands import export as export_command
 from ugaf.errors import ConfigError, UgafError
 from ugaf.export import ExportSettings, balanced, export, split
 from ugaf.storage import Storage
@@ -208,10 +209,10 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch) -> Non
     asked: list[ExportSettings] = []
     stages = ["annotation.detect", "annotation.instruct", "generation.edit"]
     stored = config.parse({"name": "small", "inputs": ["sample://"], "stages": stages})
-    monkeypatch.setattr(commands, "RunView", lambda path: Namespace(path=path, pipeline=stored))
+    monkeypatch.setattr("ugaf.view.RunView", lambda path: Namespace(path=path, pipeline=stored))
     monkeypatch.setattr("ugaf.export.export", lambda _view, settings: asked.append(settings))
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
-    assert commands.do_export(Namespace(run="runs/x", set=changes)) == 0
+    assert export_command.run(Namespace(run="runs/x", set=changes)) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})
     assert asked[0].balance == expected
     assert asked[0].formats == stored.settings.export.formats

@@ -1,0 +1,43 @@
+"""What the shared arguments mean: the pipeline, the stages and the run that a user asked for."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+from ugaf import config
+from ugaf.config import Pipeline
+from ugaf.errors import ConfigError, UgafError
+from ugaf.runner import RunOptions
+from ugaf.storage import Storage
+from ugaf.view import RUN_FILE
+
+
+def load(options: Namespace) -> Pipeline:
+    """The pipeline of `arguments.pipeline`, with all changes applied and checked."""
+    overrides = list(options.set)
+    if options.output:
+        overrides.append(f"output={json.dumps(options.output)}")
+    if options.input:
+        overrides.append(f"inputs={json.dumps(options.input)}")
+    if options.stage and (options.first or options.last):
+        raise ConfigError("--stage names one stage; use --from and --until for a range")
+    return config.load(options.pipeline, overrides)
+
+
+def run_options(options: Namespace) -> RunOptions:
+    """What to do of the pipeline, and where."""
+    first, last = options.first or options.stage, options.last or options.stage
+    return RunOptions(first=first, last=last, retry_failed=options.retry_failed, address=options.address)
+
+
+def find_run(given: str | None) -> str:
+    """The named run, or the one in runs/ whose record is the newest."""
+    if given is not None:
+        return given
+    runs = Storage("runs")
+    found = [name for name in runs.list() if runs.exists(f"{name}/{RUN_FILE}")]
+    if not found:
+        raise UgafError("there is no run in runs/: name a run's folder")
+    newest = max(found, key=lambda name: runs.filesystem.get_file_info(runs.path(f"{name}/{RUN_FILE}")).mtime)
+    return f"runs/{newest}"

@@ -1,0 +1,22 @@
+"""`ugaf plan`: what would run: stages, rows pending and done, resources. Nothing is written or started."""
+
+from __future__ import annotations
+
+import argparse
+
+from ugaf.commands import arguments
+
+HELP = "show what would run, and start nothing"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    arguments.pipeline(parser)
+    parser.add_argument("--retry-failed", action="store_true", help="count failed rows as work")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ugaf.commands import asked
+    from ugaf.commands.planned import print_plan
+
+    print_plan(asked.load(options), asked.run_options(options))
+    return 0

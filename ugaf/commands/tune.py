@@ -1,0 +1,32 @@
+"""`ugaf tune`: what other thresholds would keep: the table here, the sliders in the run's folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from ugaf.commands import arguments
+
+HELP = "what other thresholds would keep: a table, and a page with sliders"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    arguments.run_folder(parser)
+    parser.add_argument("--stage", help="only this stage in the table, its columns without a rule too")
+    arguments.changes(parser, "start from other keep rules")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.markup import escape
+
+    from ugaf.commands import asked
+    from ugaf.commands.terminal import console
+    from ugaf.tune import as_table, tune, with_settings
+    from ugaf.view import RunView
+
+    view = with_settings(RunView(asked.find_run(options.run)), options.set)
+    tuned = tune(view, options.stage)
+    console.print(as_table(tuned.rules, tuned.end), crop=False)
+    for note in tuned.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+    console.print(f"sliders  {escape(f'{view.path}/{tuned.path}')}")
+    return 0
