@@ -92,11 +92,15 @@ class PipelineSettings(Settings):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. `providers` maps each column to the stage (or "ingest") that writes it."""
+    """A checked pipeline. It travels to workers, and what it says there is what it says here: all of it is values.
+
+    is_pairs: the rows that are taken in are edit pairs, not photographs. providers: the stage (or "ingest") that writes
+    each column.
+    """
 
     settings: PipelineSettings
     stages: tuple[StageSpec, ...]
-    ingest_schema: pa.Schema
+    is_pairs: bool
     providers: Mapping[str, str]
 
     @property
@@ -108,8 +112,8 @@ class Pipeline:
         return self.settings.output or f"runs/{self.name}"
 
     @property
-    def is_pairs(self) -> bool:
-        return self.ingest_schema is PAIR_SCHEMA
+    def ingest_schema(self) -> pa.Schema:
+        return _ingest_schema(self.is_pairs)
 
     @property
     def base_level(self) -> str:
@@ -117,7 +121,7 @@ class Pipeline:
 
     @property
     def ingest_fingerprint(self) -> str:
-        return digest({"name": INGEST, "version": INGEST_VERSION, "pairs": self.is_pairs})
+        return _ingest_fingerprint(self.is_pairs)
 
     @property
     def fan_out(self) -> int | None:
@@ -197,8 +201,7 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
     kinds = {entry.is_pairs for entry in settings.inputs}
     if len(kinds) > 1:
         raise ConfigError("inputs: photographs and edit pairs cannot be mixed in one run; use two runs")
-    schema = PAIR_SCHEMA if kinds == {True} else IMAGE_SCHEMA
-    pipeline = _wire(settings, stages, schema)
+    pipeline = _wire(settings, stages, is_pairs=kinds == {True})
     if settings.export.balance is not None:
         from ugaf.balance import check as check_balance
 
@@ -206,13 +209,20 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
     return pipeline
 
 
-def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Schema) -> Pipeline:
+def _ingest_schema(is_pairs: bool) -> pa.Schema:
+    return PAIR_SCHEMA if is_pairs else IMAGE_SCHEMA
+
+
+def _ingest_fingerprint(is_pairs: bool) -> str:
+    return digest({"name": INGEST, "version": INGEST_VERSION, "pairs": is_pairs})
+
+
+def _wire(settings: PipelineSettings, stages: Mapping[str, Any], is_pairs: bool) -> Pipeline:
     """Resolve stages in order: each may read what ingest and the stages before it write."""
-    is_pairs = schema is PAIR_SCHEMA
     level = "edit" if is_pairs else "image"
-    ingest = digest({"name": INGEST, "version": INGEST_VERSION, "pairs": is_pairs})
+    schema = _ingest_schema(is_pairs)
     providers = dict.fromkeys(schema.names, INGEST)
-    fingerprints = {INGEST: ingest}
+    fingerprints = {INGEST: _ingest_fingerprint(is_pairs)}
     specs: list[StageSpec] = []
     for name, entry in stages.items():
         options = dict(entry or {})
@@ -240,7 +250,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], schema: pa.Sche
             providers[column] = name
         fingerprints[name] = spec.fingerprint
         level = "edit" if cls.fans_out else level
-    return Pipeline(settings, tuple(specs), schema, providers)
+    return Pipeline(settings, tuple(specs), is_pairs, providers)
 
 
 def _check_columns(spec: StageSpec, specs: Sequence[StageSpec], schema: pa.Schema, is_pairs: bool) -> None:

@@ -153,12 +153,12 @@ class TransformersDetector:
 
     def _key(self, work: Work) -> Hashable:
         """Works with equal keys may share a batch. OWL takes one list of phrases for all images of a batch."""
-        return work.shape, work.vocabulary if self._kind is OWL else None
+        return work.shape, work.vocabulary if self._kind == OWL else None
 
     def _in_chunks(self, vocabulary: tuple[str, ...]) -> list[tuple[str, ...]]:
         """What the model can be asked at once. Raises ValueError for a phrase that is too long for it."""
         tokenizer = self._processor.tokenizer
-        if self._kind is GROUNDING:
+        if self._kind == GROUNDING:
             limit = self._model.config.max_text_len
             return grounding.in_chunks(vocabulary, lambda text: len(tokenizer(text)["input_ids"]), limit)
         limit = self._model.config.text_config.max_position_embeddings
@@ -179,7 +179,7 @@ class TransformersDetector:
             outputs[name] = outputs[name].float().cpu()
             if outputs[name].isnan().any():
                 raise ValueError(f"the detector gave {name} that are not numbers; dtype: float32 may help")
-        if self._kind is GROUNDING:
+        if self._kind == GROUNDING:
             offsets = texts["offset_mapping"]
             return [self._grounded(work, outputs, offsets[i].tolist(), i) for i, work in enumerate(batch)]
         return self._classified(batch, outputs)
@@ -192,7 +192,7 @@ class TransformersDetector:
 
     def _texts(self, batch: Sequence[Work]) -> Mapping[str, Any]:
         tokenizer = getattr(self._processor, "tokenizer", None)
-        if self._kind is GROUNDING:
+        if self._kind == GROUNDING:
             return tokenizer(  # type: ignore[misc]
                 [grounding.as_text(work.vocabulary)[0] for work in batch],
                 padding=True,
@@ -200,7 +200,7 @@ class TransformersDetector:
                 return_token_type_ids=True,
                 return_offsets_mapping=True,
             )
-        if self._kind is OWL:
+        if self._kind == OWL:
             prompts = [OWL_PROMPT.format(phrase) for phrase in batch[0].vocabulary]
             length = self._model.config.text_config.max_position_embeddings
             tokens = tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt")  # type: ignore[misc]

@@ -118,7 +118,7 @@ class DiffusersEditor:
         generators = [torch.Generator("cpu").manual_seed(seed) for _, seed in jobs]
         given = families.arguments(self.family, prepared, generators, self.sampling, self.inpaints)
         # Kontext's pipeline does not open the context that the cache hooks ask for.
-        alone = self.settings.cache is not None and self.family is families.KONTEXT
+        alone = self.settings.cache is not None and self.family == families.KONTEXT
         context = self.pipeline.transformer.cache_context("cond") if alone else nullcontext()
         with torch.inference_mode(), context, families.exactly(self.pipeline, prepared[0].size):
             return list(self.pipeline(**given).images)

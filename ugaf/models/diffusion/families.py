@@ -120,7 +120,7 @@ def arguments(
         given["negative_prompt"] = [sampling.negative_prompt or " "] * count
     if sampling.guidance is not None:
         given["guidance_scale"] = sampling.guidance
-    if family is KONTEXT:
+    if family == KONTEXT:
         given |= {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
     elif not inpaint:
         given |= {"width": width, "height": height}

@@ -179,7 +179,7 @@ def _place(pipeline: Any, settings: DiffusersSettings) -> None:
 
 
 def _check_cache(family: Family, settings: DiffusersSettings) -> None:
-    if family is FINEEDIT:
+    if family == FINEEDIT:
         raise ConfigError("editor.cache: the hooks do not know FineEditPipeline's side adapter; set cache: null")
     scale = settings.true_cfg_scale or family.true_cfg_scale
     if family.guided and scale > 1:
