@@ -9,10 +9,11 @@ Where a row stands in several parts (a retry), the later attempt wins over the e
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,10 @@ import pyarrow.parquet as pq
 
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import UgafError
+from ugaf.location import scrub
 from ugaf.storage import Storage, light_columns, parquet_bytes
+
+Result = TypeVar("Result")
 
 CHILDREN = "children"
 SOURCES = "sources"
@@ -68,14 +72,13 @@ class Columns:
     def sources(self, fragment: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The sources that were cut into a fragment, or some columns of them (see `SourceRef.to_table`)."""
         path = f"{SOURCES}/{fragment}.parquet"
-        with _readable(self.storage, path), self.storage.open(path) as source, pq.ParquetFile(source) as file:
-            return file.read(columns=None if columns is None else list(columns), use_threads=False)
+        names = None if columns is None else list(columns)
+        return _parquet(self.storage, path, lambda file: file.read(columns=names, use_threads=False))
 
     def count_sources(self, fragment: str) -> int:
         """How many sources were cut into a fragment."""
         path = f"{SOURCES}/{fragment}.parquet"
-        with _readable(self.storage, path), self.storage.open(path) as source:
-            return pq.read_metadata(source).num_rows
+        return _parquet(self.storage, path, lambda file: file.metadata.num_rows)
 
     def parts(self, stage: str, fragment: str) -> list[str]:
         folder = f"{self.folder(stage)}/{fragment}"
@@ -119,9 +122,10 @@ class Columns:
         names = ["id", *dict.fromkeys(name for name in columns if name not in ("id", "error")), "error"]
         tables, attempts, facts = [], [], []
         for path in self.parts(stage, fragment) if parts is None else parts:
-            with _readable(self.storage, path), self.storage.open(path) as source, pq.ParquetFile(source) as file:
-                table = light_columns(file, names)
-                facts.append(file.schema_arrow.metadata or {})
+            table, fact = _parquet(
+                self.storage, path, lambda file: (light_columns(file, names), file.schema_arrow.metadata or {})
+            )
+            facts.append(fact)
             tables.append(table.replace_schema_metadata(None))
             attempts.append(pa.array([_attempt(path)] * table.num_rows, pa.int32()))
         if not tables:
@@ -142,14 +146,14 @@ class _ImageReader:
     the row groups that hold a wanted row are read."""
 
     def __init__(self, columns: Columns, stage: str, fragment: str) -> None:
-        self._files: list[pq.ParquetFile] = []
+        self._storage = columns.storage
+        self._paths: list[str] = []
+        self._files: dict[str, pq.ParquetFile] = {}
         self._places: dict[str, tuple[int, int]] = {}
         ranks: dict[str, int] = {}
         for number, path in enumerate(columns.parts(stage, fragment)):
-            with _readable(columns.storage, path):
-                file = pq.ParquetFile(columns.storage.open(path))
-                keys = light_columns(file, ["id", "error"])
-            self._files.append(file)
+            keys = self._read(path, lambda file: light_columns(file, ["id", "error"]))
+            self._paths.append(path)
             good = pc.is_null(keys.column("error")).to_pylist()
             for row, (key, ok) in enumerate(zip(keys.column("id").to_pylist(), good, strict=True)):
                 rank = _attempt(path) + (_SUCCESS if ok else 0)
@@ -165,14 +169,21 @@ class _ImageReader:
                 by_part.setdefault(number, []).append((row, key))
         out: dict[str, dict[str, Any]] = {}
         for number, wanted in by_part.items():
-            file, wanted = self._files[number], sorted(wanted)
-            for group, offset in _groups(file, [row for row, _ in wanted]):
-                end = offset + file.metadata.row_group(group).num_rows
-                chosen = [(row - offset, key) for row, key in wanted if offset <= row < end]
-                block = file.read_row_group(group, columns=list(columns), use_threads=False)
-                rows = block.take([row for row, _ in chosen]).to_pylist()
-                out.update({key: values for (_, key), values in zip(chosen, rows, strict=True)})
+            pick = functools.partial(_picked, rows=sorted(wanted), columns=columns)
+            out.update(self._read(self._paths[number], pick))
         return out
+
+    def _read(self, path: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
+        """Through the file that is open; opened anew if that fails."""
+        if path in self._files:
+            with suppress(pa.ArrowException, OSError):
+                return read(self._files[path])
+
+        def opened(source: pa.NativeFile) -> Result:
+            file = self._files[path] = pq.ParquetFile(source)
+            return read(file)
+
+        return _readable(self._storage, path, lambda: self._storage.read_with(path, opened, keep_open=True))
 
 
 class FragmentValues:
@@ -225,17 +236,43 @@ def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
     return out.take(pc.sort_indices(out.column("id")))
 
 
-@contextmanager
-def _readable(storage: Storage, path: str) -> Iterator[None]:
+def _parquet(storage: Storage, path: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
+    """What `read` makes of an open Parquet file of the run."""
+
+    def opened(source: pa.NativeFile) -> Result:
+        with pq.ParquetFile(source) as file:
+            return read(file)
+
+    return _readable(storage, path, lambda: storage.read_with(path, opened))
+
+
+def _readable(storage: Storage, path: str, read: Callable[[], Result]) -> Result:
+    """What `read` gives. Raises UgafError for a file that is damaged or gone; a store at fault is none of that."""
     try:
-        yield
+        return read()
     except (pa.ArrowException, OSError) as error:
         again = "delete it, and the same command computes its rows again"
         if path.startswith(f"{SOURCES}/"):
             fragment = path.removeprefix(f"{SOURCES}/").removesuffix(".parquet")
             again = f"delete it and every folder named {fragment} in the run, and its photographs are taken in again"
-        where = f"{storage.url.partition('?')[0]}/{path}"
-        raise UgafError(f"{where}: cannot be read: {error}\nIf the file is damaged, {again}.") from error
+        if isinstance(error, FileNotFoundError):
+            again = "is the folder the same one on every node? If a file of it was deleted, run the same command again"
+            raise UgafError(f"{storage.where(path)}: it was listed and is not there: {again}") from error
+        raise UgafError(
+            f"{storage.where(path)}: cannot be read: {scrub(str(error))}\nIf the file is damaged, {again}."
+        ) from error
+
+
+def _picked(file: pq.ParquetFile, rows: Sequence[tuple[int, str]], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """id -> column -> value of the rows at these sorted positions of a file; only their row groups are read."""
+    out: dict[str, dict[str, Any]] = {}
+    for group, offset in _groups(file, [row for row, _ in rows]):
+        end = offset + file.metadata.row_group(group).num_rows
+        chosen = [(row - offset, key) for row, key in rows if offset <= row < end]
+        block = file.read_row_group(group, columns=list(columns), use_threads=False)
+        values = block.take([row for row, _ in chosen]).to_pylist()
+        out.update({key: value for (_, key), value in zip(chosen, values, strict=True)})
+    return out
 
 
 def _attempt(path: str) -> int:

@@ -49,6 +49,12 @@ class EngineSettings(Settings):
     )
     flush_mb: int = Field(64, ge=1, description="a worker writes a part whenever its new columns reach this size")
     flush_s: float = Field(30.0, ge=0, description="and whenever they hold so many seconds of a stage's work")
+    patience_s: float = Field(
+        300.0,
+        ge=0,
+        description="a store, server or disk that is at fault is asked again for so long; then the run stops, its rows "
+        "pending",
+    )
     row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
 
 

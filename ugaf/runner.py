@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ugaf import __version__, rules
+from ugaf import __version__, faults, rules
 from ugaf.across import rows_of, run_stage
 from ugaf.columns import SOURCES, Columns
 from ugaf.config import INGEST, Pipeline
@@ -70,6 +70,7 @@ class SegmentWork:
 def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
     """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
     allowed = _allowed(pipeline, options)
+    faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
     columns = Columns(Storage(pipeline.output), pipeline)
     added = cut(columns) if INGEST in allowed else 0

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import os
 import re
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ugaf import faults
 from ugaf.errors import ConfigError
+from ugaf.location import Location, scrub
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -29,10 +33,13 @@ Names = list[str]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+log = logging.getLogger(__name__)
+
 _TEMPORARY = ".tmp-"
 _LIGHT = "ugaf.light"
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
+_SECOND_LOOKS = 2
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
 
 
@@ -49,20 +56,22 @@ def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
         try:
             return pafs.FileSystem.from_uri(url)
         except (ValueError, pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"cannot open {url}: {error}") from error
+            raise ConfigError(f"cannot open {Location(url).public}: {scrub(str(error))}") from None
     import fsspec
 
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"cannot open {url}: {error} (`pip install ugaf[cloud]`?)") from error
+        where = Location(url).public
+        raise ConfigError(f"cannot open {where}: {scrub(str(error))} (`pip install ugaf[cloud]`?)") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
 class Storage:
     """A folder of files under a path or URL. Paths given to it are relative to that folder, separated by "/".
 
-    It can be pickled (only the URL travels), and is opened where it is used.
+    It can be pickled (only the URL travels), and is opened where it is used. A store that is at fault is asked again,
+    and stops the run when patience has run out (see `faults`).
     """
 
     def __init__(self, url: str) -> None:
@@ -80,19 +89,58 @@ class Storage:
         """The path within `filesystem`."""
         return f"{self._open()[1].rstrip('/')}/{relative}" if relative else self._open()[1]
 
+    def where(self, path: str = "") -> str:
+        """The file's place, for people: without credentials and options."""
+        name = Location(self.url).name
+        return f"{name.rstrip('/')}/{path}" if path else name
+
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises FileNotFoundError."""
-        with self.filesystem.open_input_stream(self.path(path)) as stream:
-            return stream.read()
+
+        def once() -> bytes:
+            with self.filesystem.open_input_stream(self.path(path)) as stream:
+                return stream.read()
+
+        return self._patiently(once, path)
 
     def open(self, path: str) -> pa.NativeFile:
-        """The file for random access."""
-        return self.filesystem.open_input_file(self.path(path))
+        """The file for random access. Its reads are the caller's: see `read_with`."""
+        return self._patiently(lambda: self.filesystem.open_input_file(self.path(path)), path)
+
+    def read_with(self, path: str, read: Callable[[pa.NativeFile], Result], keep_open: bool = False) -> Result:
+        """What `read` makes of the open file, which is opened and read anew while the store is at fault.
+
+        A remote file is also read anew where it looks damaged: an answer that was cut short looks like that.
+        """
+
+        def once() -> Result:
+            with ExitStack() as closing:
+                file = closing.enter_context(self.filesystem.open_input_file(self.path(path)))
+                result = read(file)
+                if keep_open:
+                    closing.pop_all()
+            return result
+
+        for _ in range(0 if isinstance(self.filesystem, pafs.LocalFileSystem) else _SECOND_LOOKS):
+            try:
+                return self._patiently(once, path)
+            except FileNotFoundError:
+                raise
+            except (pa.ArrowException, OSError) as error:
+                log.warning("%s: %s: reading it anew", self.where(path), faults.said(error))
+        return self._patiently(once, path)
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
         """Write a whole file in one atomic step, replacing what was there."""
-        with self.open_output(path) as stream:
-            stream.write(data)
+
+        def once() -> None:
+            # An object store shows a whole object or the one before: nothing is left to be cleaned up there.
+            stores = self._is_object_store()
+            output = self.filesystem.open_output_stream(self.path(path)) if stores else self._output(path)
+            with output as stream:
+                stream.write(data)
+
+        self._patiently(once, path)
 
     def write_if_changed(self, path: str, data: bytes) -> bool:
         """Write only what differs from what is there; True if it wrote."""
@@ -107,7 +155,15 @@ class Storage:
 
     @contextmanager
     def open_output(self, path: str) -> Iterator[IO[bytes]]:
-        """Stream a big file; it appears under its name when the block ends, and not at all if the block raises."""
+        """Stream a big file; it appears under its name when the block ends, and not at all if the block raises.
+
+        What has been streamed is gone: a fault of the store stops the run at once.
+        """
+        with faults.stopping(self.where(path)), self._output(path) as stream:
+            yield stream
+
+    @contextmanager
+    def _output(self, path: str) -> Iterator[IO[bytes]]:
         target = self.path(path)
         folder, _, name = target.rpartition("/")
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
@@ -128,7 +184,7 @@ class Storage:
                 if not direct:
                     self.filesystem.move(working, target)
         except BaseException:
-            if self.exists(working[len(self.path("").rstrip("/")) + 1 :]):
+            with suppress(OSError):  # it may not be there, and the store that failed may fail again
                 self.filesystem.delete_file(working)
             raise
 
@@ -157,23 +213,40 @@ class Storage:
         return readers_of(self.filesystem)
 
     def exists(self, path: str) -> bool:
-        return self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound
+        return self._type(path) != pafs.FileType.NotFound
 
     def list(self, path: str = "") -> Names:
         """Names of the files and folders directly in a folder, sorted; [] if there is no such folder."""
-        return sorted({found.split("/")[0] for found in self._listing(path, recursive=False)})
+        return sorted({found.split("/")[0] for found in self._listed(path, recursive=False)})
 
     def files(self, path: str = "") -> Names:
         """Every file below a folder, relative to it, sorted; one recursive listing."""
-        return sorted(self._listing(path, recursive=True))
+        return sorted(self._listed(path, recursive=True))
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
-        kind = self.filesystem.get_file_info(self.path(path)).type
-        if kind == pafs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(path))
-        elif kind == pafs.FileType.File:
-            self.filesystem.delete_file(self.path(path))
+
+        def once() -> None:
+            kind = self.filesystem.get_file_info(self.path(path)).type
+            if kind == pafs.FileType.Directory:
+                self.filesystem.delete_dir(self.path(path))
+            elif kind == pafs.FileType.File:
+                self.filesystem.delete_file(self.path(path))
+
+        self._patiently(once, path)
+
+    def _type(self, path: str) -> pafs.FileType:
+        return self._patiently(lambda: self.filesystem.get_file_info(self.path(path)).type, path)
+
+    def _listed(self, path: str, recursive: bool) -> Names:
+        return self._patiently(lambda: list(self._listing(path, recursive)), path)
+
+    def _patiently(self, call: Callable[[], Result], path: str) -> Result:
+        def mend(fault: faults.Fault) -> None:
+            if fault.kind == "refused":  # opened anew it takes the key that may have been renewed meanwhile
+                self._opened = None
+
+        return faults.patiently(call, self.where(path), mend=mend)
 
     def _listing(self, path: str, recursive: bool) -> Iterator[str]:
         base = self.path(path).rstrip("/")
@@ -254,13 +327,19 @@ def ahead(
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(readers) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= (under_way or 2 * readers):
+    stop = threading.Event()
+    with ThreadPoolExecutor(readers, initializer=faults.wait_until, initargs=(stop,)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= (under_way or 2 * readers):
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            # Where one has given up, the others wait for the store no longer.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_parquet(data: bytes) -> pa.Table:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ugaf import ingest
+from ugaf import faults, ingest
 from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
@@ -80,6 +80,7 @@ class StageWorker:
 
     def __init__(self, task: Task, journal: Journal) -> None:
         one_thread()
+        faults.set_patience(task.pipeline.settings.engine.patience_s)
         self.task = task
         self.journal = journal
         self.columns = Columns(Storage(task.url), task.pipeline)
