@@ -17,7 +17,7 @@ from ugaf.models.chat import Answer, ChatRequest, Picture, Token
 from ugaf.models.chat.reply import AnswerError, checked
 from ugaf.stage import Failure
 
-Reply = str | dict[str, Any] | list[Any] | BaseModel | Answer | Failure | Exception
+Reply = str | dict[str, Any] | list[Any] | BaseModel | Answer | Failure | BaseException
 
 
 class FakeChat:
@@ -50,7 +50,7 @@ class FakeChat:
         with self._lock:
             self.requests.append(request)
         reply = self._answers(request)
-        if isinstance(reply, Exception):
+        if isinstance(reply, BaseException):
             raise reply
         if isinstance(reply, Failure | Answer):
             return reply

@@ -170,7 +170,7 @@ def test_halving_finishes_everything_but_what_fails_by_itself(items: list[int], 
 
 
 @pytest.mark.parametrize("error", [_BrokenError("device-side assert"), StopRun("gone")])
-def test_a_broken_gpu_fails_no_row(error: Exception) -> None:
+def test_a_broken_gpu_fails_no_row(error: BaseException) -> None:
     def work(_: Sequence[int]) -> list[int]:
         raise error
 

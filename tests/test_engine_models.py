@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf import cli, config, runner
-from ugaf.errors import ConfigError, StopRun, UgafError
+from ugaf.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.plan import FitError, Machine, _packs, segments, servers_during, size_pools
 from ugaf.turns import Turns
@@ -149,7 +149,7 @@ def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path
     trace.mkdir()
     stages = [{STOPS: {"folder": str(trace)}}]
     checked = pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor, "flush_s": 0})
-    with pytest.raises(UgafError, match="the server is gone"):
+    with pytest.raises(StopRun, match="the server is gone"):
         go(checked)
     stage = counts(RunView(checked.output, checked))[STOPS]
     assert stage.failed == 0
@@ -203,7 +203,7 @@ def test_a_server_that_cannot_start_fails_the_run_at_once_with_the_end_of_its_lo
 ) -> None:
     make_photos(tmp_path / "photos", 3)
     checked = served(tmp_path, executor, "--fail-at-start", "no such checkpoint: weights.bin")
-    with pytest.raises(UgafError, match=r"(?s)models\.echo.*no such checkpoint: weights\.bin"):
+    with pytest.raises(StopRun, match=r"(?s)models\.echo.*no such checkpoint: weights\.bin"):
         go(checked)
     stage = counts(RunView(checked.output, checked))["model_stages:Asks"]
     assert (stage.failed, stage.kept, stage.pending) == (0, 0, 3 if stage.given else 0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from ugaf.across import RunRows, run_stage
 from ugaf.config import Pipeline
-from ugaf.errors import UgafError
+from ugaf.errors import StopRun, UgafError
 from ugaf.monitor import BatchedJournal, Monitor
 from ugaf.plan import Group, Machine, left_by_servers, servers_during, size_pools
 from ugaf.worker import StageWorker, Task, one_thread
@@ -37,8 +37,12 @@ SETUP_DEATHS = 3
 Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
 
-class RunError(UgafError):
+class RunError(StopRun):
     """The engine stopped: the message holds the cause."""
+
+
+class _WorkerError(Exception):
+    """Carries a stop out of a process of Ray's, whose own machinery handles an `Exception` only."""
 
 
 MakeTask = Callable[[Group], Task]
@@ -70,8 +74,8 @@ class _RayWorker:
             return
         try:
             self.worker = StageWorker(task, BatchedJournal(monitor))
-        except Exception as error:
-            kind = "" if isinstance(error, UgafError) else f"{type(error).__name__}: "
+        except (Exception, StopRun) as error:
+            kind = "" if isinstance(error, UgafError | StopRun) else f"{type(error).__name__}: "
             self.problem = f"setting up {stages}: {kind}{error}"
         ray.get(monitor.started.remote(me))
 
@@ -80,14 +84,14 @@ class _RayWorker:
 
         try:
             if self.worker is None:
-                raise RunError(self.problem)
+                raise _WorkerError(self.problem)
             for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
                 self.worker.run(str(fragment), json.loads(str(skip)))
-        except Exception as error:
+        except (Exception, StopRun) as error:
             # Ray Data's own error does not carry the cause.
-            text = str(error) if isinstance(error, UgafError) else traceback.format_exc()
+            text = str(error) if isinstance(error, UgafError | StopRun | _WorkerError) else traceback.format_exc()
             ray.get(self.monitor.fail.remote(text))
-            raise
+            raise _WorkerError(text) from error
         return batch
 
 
@@ -254,7 +258,10 @@ class RayEngine:
 
 def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:
     one_thread()
-    return function(run, item)
+    try:
+        return function(run, item)
+    except StopRun as error:
+        raise _WorkerError(str(error)) from error
 
 
 def _answer(task: Any) -> Any:

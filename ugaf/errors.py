@@ -8,6 +8,9 @@ from typing import get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+STOPPED = 75
+"""Exit status of a command that was stopped by a fault which is not its own: run again, it goes on."""
+
 
 class UgafError(Exception):
     """An error whose message is meant for the user; the command line prints it without a traceback."""
@@ -17,10 +20,13 @@ class ConfigError(UgafError):
     """A setting that cannot be used, found before any work starts."""
 
 
-class StopRun(UgafError):  # noqa: N818  (it names what happens to the run)
+class StopRun(BaseException):
     """Raised inside a row's work when the fault is not the row's: a server that is gone, a key that is refused.
 
-    The run stops with this message. The rows in hand stay pending, so that no row is failed for it.
+    The run stops with this message, which is meant for the user. The rows in hand stay pending, so that no row is
+    failed for it, and the same command goes on once what the message names is mended.
+
+    It is no `Exception`, so that no `except Exception` around a row's work takes it for the row's fault.
     """
 
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from ugaf.columns import CHILDREN, heavy_columns
 from ugaf.config import StageSpec
-from ugaf.errors import StopRun
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.stage import Failure, Outcome, Row, Stage
@@ -122,8 +121,6 @@ def call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
         if len(outcomes) == len(rows):
             return outcomes
         problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
-    except StopRun:
-        raise
     except (Exception, SystemExit) as error:
         problem = error
     if len(rows) == 1:

@@ -20,7 +20,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import images
-from ugaf.errors import StopRun
 from ugaf.models import registry
 from ugaf.needs import Needs, together
 
@@ -241,8 +240,6 @@ class Stage:
         for row in rows:
             try:
                 outcomes.append(self.process(row))
-            except StopRun:
-                raise
             except Exception as error:
                 outcomes.append(Failure.of(error))
         return outcomes

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from ugaf import boxes, images, stage
-from ugaf.errors import ConfigError, StopRun, nearest
+from ugaf.errors import ConfigError, nearest
 from ugaf.models import registry
 from ugaf.models.detector import Detection, Detector, DetectQuery, attempt, phrases
 from ugaf.needs import Needs, together
@@ -133,8 +133,6 @@ class Detect(stage.Stage):
             return []
         try:
             found = self.detector.detect(queries)
-        except StopRun:
-            raise
         except Exception as error:
             if len(queries) == 1:
                 return [Failure.of(error)]

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ugaf import stage
-from ugaf.errors import StopRun, nearest
+from ugaf.errors import nearest
 from ugaf.models import registry
 from ugaf.stage import Failure, Outcome, Row
 from ugaf.wording import asks, layout, sampling
@@ -127,8 +127,6 @@ class Instruct(stage.Stage):
         for number, row in enumerate(rows):
             try:
                 assignment = self._assignment(row, self.writer.instructions_per_request)
-            except StopRun:
-                raise
             except Exception as error:
                 outcomes[number] = Failure.of(error)
             else:

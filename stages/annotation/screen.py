@@ -16,7 +16,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.errors import StopRun
 from ugaf.models import registry, screen_rules
 from ugaf.models.registry import ScreenerSpec
 from ugaf.models.screen_faces import Faces
@@ -80,8 +79,6 @@ class Screen(stage.Stage):
                 try:
                     edit = screen_rules.read(row)
                     broken = self.rules.broken(edit)
-                except StopRun:
-                    raise
                 except Exception as error:
                     outcomes[number] = Failure.of(error)
                     continue

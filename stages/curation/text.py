@@ -16,7 +16,6 @@ from pydantic import Field
 
 from ugaf import stage, watermarks
 from ugaf.boxes import crop
-from ugaf.errors import StopRun
 from ugaf.models import registry
 from ugaf.models.detector import attempt
 from ugaf.models.readers import Line, Reader
@@ -72,8 +71,6 @@ class Text(stage.Stage):
         """The batch at once; where that raises, one by one, so that only the one that cannot be read fails."""
         try:
             found = self.reader.read(pictures) if pictures else []
-        except StopRun:
-            raise
         except Exception as error:
             if len(pictures) == 1:
                 return [Failure.of(error)]

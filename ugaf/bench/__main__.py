@@ -19,7 +19,7 @@ PROTOCOLS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; errors meant for the user are printed without a traceback. Returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    from ugaf.errors import UgafError, nearest
+    from ugaf.errors import STOPPED, StopRun, UgafError, nearest
 
     if given and not given[0].startswith("-") and given[0] not in PROTOCOLS:
         print(f"ugaf.bench: unknown protocol {given[0]!r}{nearest(given[0], PROTOCOLS)}", file=sys.stderr)
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UgafError as error:
         print(f"ugaf.bench: {error}", file=sys.stderr)
         return 2
+    except StopRun as error:
+        print(f"ugaf.bench: {error}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("ugaf.bench: interrupted; what is done is kept, the same command goes on from there", file=sys.stderr)
         return 130

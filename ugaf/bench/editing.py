@@ -12,7 +12,7 @@ from ugaf.bench import protocols
 from ugaf.bench.items import Benchmark, Item, Pictures, chunks
 from ugaf.bench.settings import BenchSettings, link_to
 from ugaf.bench.store import Store
-from ugaf.errors import ConfigError, StopRun, nearest
+from ugaf.errors import ConfigError, nearest
 from ugaf.models import registry
 from ugaf.models.editor import Edit, Editor, EditRequest
 from ugaf.models.pairs import seed_of
@@ -151,8 +151,6 @@ class EditorEdits:
                 if isinstance(pictures, Failure):
                     raise images.ImageError(str(pictures))
                 requests[item.key] = self._request(item, pictures, protocol)
-            except StopRun:
-                raise
             except Exception as error:
                 store.put("edits", item.key, {"error": str(Failure.of(error))})
         for key, answer in zip(requests, editor.edit(list(requests.values())), strict=True):

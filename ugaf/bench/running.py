@@ -16,7 +16,6 @@ from ugaf.bench.protocols import PROTOCOLS, Case, Protocol, Values
 from ugaf.bench.report import Result
 from ugaf.bench.settings import BenchSettings
 from ugaf.bench.store import Store, digest
-from ugaf.errors import StopRun
 from ugaf.stage import Failure
 
 CHUNK = 16
@@ -97,8 +96,6 @@ def _turn(item: Item, pictures: Pictures | Failure, protocol: Protocol, edits: E
         reference = images.decode(pictures.edited) if pictures.edited is not None else None
         around = protocol.boxes(item, source, reference)
         case = Case(item, source, images.decode(edited), around)
-    except StopRun:
-        raise
     except Exception as error:
         return Turn(item, failed={"pictures": str(Failure.of(error))})
     return Turn(item, case, digest(pictures.source, edited, around))
@@ -110,8 +107,6 @@ def _measure(turn: Turn, case: Case, protocol: Protocol, store: Store, retry: bo
         return
     try:
         values = protocol.measure(case)
-    except StopRun:
-        raise
     except Exception as error:
         _keep_failure("measured", turn, of, Failure.of(error), store)
     else:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from ugaf.errors import StopRun
 from ugaf.models.chat import Answer, Chat, ChatRequest
 from ugaf.stage import Failure
 
@@ -36,8 +35,6 @@ def ask_all(
         for item in items:
             try:
                 asked = list(questions(item))
-            except StopRun:
-                raise
             except Exception as error:
                 groups.append(Failure.of(error))
                 continue

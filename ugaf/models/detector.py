@@ -18,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ugaf.boxes import Box
-from ugaf.errors import StopRun
 from ugaf.stage import Failure
 
 Item = TypeVar("Item")
@@ -108,8 +107,6 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | Failure:
     """The function's result, or what it raised as the item's Failure; StopRun is nobody's failure and goes on."""
     try:
         return function(item)
-    except StopRun:
-        raise
     except Exception as error:
         return Failure.of(error)
 

@@ -12,7 +12,6 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from ugaf import quality
-from ugaf.errors import StopRun
 from ugaf.models.scorer import Pair, Scores
 from ugaf.stage import Failure
 
@@ -48,8 +47,6 @@ class MeasureScorer:
         for pair in pairs:
             try:
                 results.append(self._one(pair))
-            except StopRun:
-                raise
             except Exception as error:
                 results.append(Failure.of(error))
         return results

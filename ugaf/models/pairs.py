@@ -17,7 +17,6 @@ import numpy as np
 
 from ugaf import boxes, images
 from ugaf.boxes import Box
-from ugaf.errors import StopRun
 from ugaf.registration import on_one_grid
 from ugaf.stage import Failure, Row, RowError
 
@@ -101,8 +100,6 @@ def judged(
         for index, row in enumerate(rows):
             try:
                 item = prepare(row)
-            except StopRun:
-                raise
             except Exception as error:
                 failures[index] = Failure.of(error)
             else:

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import boxes, marks, stage, verification
 from ugaf.boxes import Box
-from ugaf.errors import StopRun
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -60,8 +59,6 @@ class RuleVerifier:
         for case in cases:
             try:
                 results.append(self._one(case))
-            except StopRun:
-                raise
             except Exception as error:
                 results.append(Failure.of(error))
         return results

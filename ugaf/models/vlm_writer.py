@@ -18,7 +18,6 @@ import numpy as np
 from pydantic import Field
 
 from ugaf import images, marks
-from ugaf.errors import StopRun
 from ugaf.models import prompts, vlm_writer_answers
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.registry import ServerName
@@ -100,8 +99,6 @@ class VLMWriter:
                     photo = images.decode(assignment.image)
                     small = _reduced(photo, self.settings.image_side)
                     crops = [self._crops(brief, assignment.layout, photo) for brief in assignment.briefs]
-                except StopRun:
-                    raise
                 except Exception as error:
                     composed[number] = [Failure.of(error)] * len(assignment.briefs)
                     continue

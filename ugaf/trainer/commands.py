@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from ugaf.errors import UgafError
+from ugaf.errors import STOPPED, StopRun, UgafError
 
 
 def common_parser(program: str, description: str | None, example: str, unit: str) -> argparse.ArgumentParser:
@@ -23,7 +23,8 @@ def common_parser(program: str, description: str | None, example: str, unit: str
 
 
 def told(work: Callable[[], None]) -> int:
-    """Does the work and logs to the terminal: 0, or 2 for an error that is the user's to mend, which is printed."""
+    """Does the work and logs to the terminal: 0; 2 for an error that is the user's to mend, 75 for a stop
+    after which the same command goes on, which are printed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "ray", "torch.distributed", "peft"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -32,4 +33,7 @@ def told(work: Callable[[], None]) -> int:
     except UgafError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except StopRun as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STOPPED
     return 0

@@ -208,8 +208,6 @@ class Endpoints:
             return
         try:
             urls = await asyncio.get_running_loop().run_in_executor(None, self.link.refresh)
-        except StopRun:
-            raise
         except Exception as error:  # whoever supervises may be away itself: patience bounds the wait
             log.warning("server %s: its supervisor cannot be asked: %r", self.link.name, error)
             return

@@ -157,8 +157,6 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
             return None
         try:
             ready = self.prepare(request)
-        except StopRun:
-            raise
         except Exception as error:  # what cannot be made ready is its row's own fault
             failed: Future[Answer | Failure] = Future()
             failed.set_result(Failure.of(error))

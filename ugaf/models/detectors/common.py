@@ -121,8 +121,6 @@ def by_halves(
     """
     try:
         return list(function(batch))
-    except StopRun:
-        raise
     except Exception as error:
         broken = getattr(torch, "AcceleratorError", None)
         if broken is not None and isinstance(error, broken):

@@ -46,8 +46,6 @@ class Batches:
             if len(results) != len(jobs):
                 raise RuntimeError(f"{len(results)} results for {len(jobs)} pictures")
             return results
-        except StopRun:
-            raise
         except Exception as error:
             meaning = self._classify(error)
             if meaning == "device":

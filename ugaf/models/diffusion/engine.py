@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 
 from ugaf import boxes
-from ugaf.errors import StopRun
 from ugaf.models import placement
 from ugaf.models.diffusion import families, loading
 from ugaf.models.diffusion.batches import Batches
@@ -161,8 +160,6 @@ def _finished(prepared: Prepared, image: np.ndarray) -> Edit | Failure:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error, StopRun):
-        raise error
     return Failure(error.kind, str(error)) if isinstance(error, EditError) else Failure.of(error)
 
 

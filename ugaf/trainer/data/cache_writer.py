@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from ugaf.engine import RayEngine
-from ugaf.errors import ConfigError, UgafError
+from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.storage import Storage
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import EMPTY_TEXT, FILE, TEXT, VERSION, Tensor, check, describe, part_name
@@ -187,7 +187,7 @@ class _RayWriter:
         chunk, error, corrupt = int(batch["chunk"][0]), "", []
         try:
             corrupt = self.writer.write(chunk)
-        except Exception as raised:  # as a row: Ray would try the same again, without end
+        except (Exception, StopRun) as raised:  # as a row: Ray would try the same again, without end
             error = f"{type(raised).__name__}: {raised}"
         return {"chunk": [chunk], "error": [error], "corrupt": [json.dumps(corrupt)]}
 
