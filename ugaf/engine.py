@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import threading
 import traceback
 from collections import deque
@@ -22,14 +20,9 @@ from ugaf.across import RunRows, run_stage
 from ugaf.config import Pipeline
 from ugaf.errors import StopRun, UgafError
 from ugaf.monitor import BatchedJournal, Monitor
-from ugaf.plan import Group, Machine, left_by_servers, servers_during, size_pools
+from ugaf.plan import Group, left_by_servers, servers_during, size_pools
+from ugaf.session import machine
 from ugaf.worker import StageWorker, Task, one_thread
-
-OBJECT_STORE_BYTES = 160 << 20
-"""A local Ray's shared memory: only names of fragments pass through it."""
-
-START_TRIES = 3
-"""Times that a local Ray is started before a run gives up."""
 
 SETUP_DEATHS = 3
 """Deaths of a worker in its set-up, one after the other, after which the run stops."""
@@ -95,82 +88,20 @@ class _RayWorker:
         return batch
 
 
-def cluster_address(address: str | None) -> str | None:
-    """The cluster to attach to: the one that was named, else RAY_ADDRESS (a submitted job has it), else none."""
-    named = address or os.environ.get("RAY_ADDRESS")
-    return None if named == "local" else named
-
-
 class RayEngine:
-    """A connection to Ray for as long as the `with` block lasts.
+    """Runs segments on the Ray that this process is connected to (see `Session`)."""
 
-    address: a cluster's address; None starts Ray here, unless RAY_ADDRESS (which a submitted job has) names one.
-    """
-
-    def __init__(self, address: str | None = None) -> None:
-        self.address = cluster_address(address) or "local"
-        self.monitor: Any = None
-
-    def __enter__(self) -> RayEngine:
-        # Ray's native code prints notices for its own developers to this terminal: only fatal ones are for users.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    def __init__(self) -> None:
         import ray
 
-        local: dict[str, Any] = {}
-        if self.address == "local":
-            local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-            # Workers that Ray starts in advance lack the environment below, and would never be used.
-            os.environ.setdefault("RAY_enable_worker_prestart", "0")
-            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-            # Workers find the modules that this process finds, such as a user's own stages.
-            path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
-            local["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
-        try:
-            with _native_stderr_hidden():
-                self._connect(local)
-        except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
-            doing = "start Ray here" if self.address == "local" else f"reach Ray at {self.address!r}"
-            raise RunError(f"cannot {doing}: {error}") from error
-        self.monitor = ray.remote(num_cpus=0)(Monitor).remote()
-        return self
-
-    def _connect(self, local: dict[str, Any]) -> None:
-        import ray
-
-        for attempt in range(START_TRIES if local else 1):
-            try:
-                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
-                return
-            except Exception:
-                # A machine that loads models is busy, and Ray gives its own processes no more than 30 s to start.
-                ray.shutdown()
-                if not local or attempt + 1 == START_TRIES:
-                    raise
-
-    def __exit__(self, *_: object) -> None:
-        import ray
-
-        ray.shutdown()
-
-    def machine(self) -> Machine:
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        total = ray.cluster_resources()
-        return Machine(
-            total.get("CPU", 0),
-            total.get("GPU", 0),
-            max((n.get("CPU", 0) for n in nodes), default=0),
-            max((n.get("GPU", 0) for n in nodes), default=0),
-        )
+        self.monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
 
     def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
         engine = pipeline.settings.engine
         for number, groups in enumerate(segments):
             servers = servers_during(segments, number, engine.streaming)
-            size_pools(groups, left_by_servers(self.machine(), pipeline, servers), engine.workers)
+            size_pools(groups, left_by_servers(machine(), pipeline, servers), engine.workers)
 
     def run(
         self,
@@ -189,8 +120,8 @@ class RayEngine:
 
         _quiet_ray_data()
         items = [{"fragment": name, "skip": json.dumps(sorted(skip))} for name, skip in work.items()]
-        machine = left_by_servers(self.machine(), pipeline, servers)
-        pools = size_pools(groups, machine, pipeline.settings.engine.workers)
+        left = left_by_servers(machine(), pipeline, servers)
+        pools = size_pools(groups, left, pipeline.settings.engine.workers)
         data: Any = ray.data.from_items(items, override_num_blocks=len(items))
         for pool in pools:
             data = data.map_batches(
@@ -228,7 +159,7 @@ class RayEngine:
         import ray
 
         task, shared = ray.remote(_one_item), ray.put(run)
-        most, waiting = max(1, int(self.machine().cpus)), deque[Any]()
+        most, waiting = max(1, int(machine().cpus)), deque[Any]()
         for item in items:
             waiting.append(task.options(num_cpus=1).remote(shared, function, item))
             if len(waiting) >= most:
@@ -271,23 +202,6 @@ def _answer(task: Any) -> Any:
         return ray.get(task)
     except ray.exceptions.RayError as error:
         raise RunError(f"a task stopped the run: {_cause(error)}") from error
-
-
-@contextmanager
-def _native_stderr_hidden() -> Iterator[None]:
-    """Hides what native code writes to this process's stderr while Ray starts; Python's own stderr is left alone."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    python_stderr = sys.stderr
-    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(kept), "w", closefd=True) as visible:
-        os.dup2(nowhere.fileno(), 2)
-        sys.stderr = visible
-        try:
-            yield
-        finally:
-            sys.stderr = python_stderr
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _quiet_ray_data() -> None:

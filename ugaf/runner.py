@@ -21,13 +21,14 @@ from ugaf import __version__, faults, rules
 from ugaf.across import rows_of, run_stage
 from ugaf.columns import SOURCES, Columns
 from ugaf.config import INGEST, Pipeline
-from ugaf.engine import MakeTask, RayEngine, cluster_address, run_inline
+from ugaf.engine import MakeTask, RayEngine, run_inline
 from ugaf.errors import ConfigError
 from ugaf.fitting import fit
 from ugaf.ingest import SourceRef, list_sources
 from ugaf.models.servers import ServerLink
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
+from ugaf.session import Session, cluster_address
 from ugaf.storage import Storage, ahead, parquet_bytes
 from ugaf.verdicts import FAILED, Fits, duplicates, judge_all
 from ugaf.versions import package_versions
@@ -91,7 +92,8 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
             if servers is None:
                 _check_installed(pipeline, [group for part in parts[number:] for group in part], options)
                 if not inline:
-                    engine = stack.enter_context(RayEngine(options.address))
+                    stack.enter_context(Session(options.address))
+                    engine = RayEngine()
                     engine.check([work.groups, *parts[number + 1 :]], pipeline)
                 servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
             servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))

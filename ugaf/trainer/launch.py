@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ugaf.engine import RayEngine
 from ugaf.errors import ConfigError
 from ugaf.needs import Needs, install_hint
+from ugaf.session import Session, machine
 from ugaf.trainer.settings import TrainSettings
 
 LOG = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ def _with_ray(settings: TrainSettings) -> None:
     scale = settings.scale
     output = Path(settings.output).expanduser().absolute()
     document = {**settings.model_dump(mode="json"), "output": str(output)}
-    with RayEngine() as engine:
-        machine = engine.machine()
-        on_gpu = scale.device == "cuda" or (scale.device == "auto" and machine.gpus > 0)
+    with Session():
+        here = machine()
+        on_gpu = scale.device == "cuda" or (scale.device == "auto" and here.gpus > 0)
         resources = {"CPU": scale.cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
-        _check_fits(scale.workers, resources, {"CPU": machine.cpus, "GPU": machine.gpus})
+        _check_fits(scale.workers, resources, {"CPU": here.cpus, "GPU": here.gpus})
         TorchTrainer(
             _worker,
             train_loop_config=document,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,8 +17,8 @@ import pyarrow as pa
 import torch
 import yaml
 
-from ugaf.engine import RayEngine
 from ugaf.errors import ConfigError, StopRun, UgafError
+from ugaf.session import Session
 from ugaf.storage import Storage
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import EMPTY_TEXT, FILE, TEXT, VERSION, Tensor, check, describe, part_name
@@ -147,7 +146,7 @@ def _with_ray(
 ) -> Iterator[list[tuple[str, str]]]:
     import ray
 
-    with nullcontext() if ray.is_initialized() else RayEngine(address):
+    with Session(address):
         _check_fits(ray.cluster_resources(), actors, cpus, gpus)
         ray.data.DataContext.get_current().enable_progress_bars = False
         items = [{"chunk": chunk} for chunk in pending]
