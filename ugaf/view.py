@@ -17,12 +17,13 @@ import pyarrow.types as pat
 import yaml
 
 from ugaf import rules
+from ugaf.addressing import search
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
 from ugaf.errors import UgafError, nearest
 from ugaf.fitting import fit
 from ugaf.storage import Storage
-from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge_all
+from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge, judge_all
 
 RUN_FILE = "run.yaml"
 
@@ -166,19 +167,24 @@ class RunView:
                 story = [row for row in story if row["id"] in ids]
             yield self._table(fragment.fragment, level, wanted, story)
 
-    def find(self, prefix: str) -> tuple[str, str, FragmentVerdicts]:
-        """(id, level, its fragment's verdicts) of the row whose id starts so. Raises UgafError if none or several."""
-        hits: list[tuple[str, str, FragmentVerdicts]] = []
-        for fragment in self.verdicts():
-            bases = fragment[INGEST].ids
-            hits += [(key, self.pipeline.base_level, fragment) for key in bases if key.startswith(prefix)]
-            hits += [(key, "edit", fragment) for key in fragment.parents if key.startswith(prefix)]
-        if not hits:
-            raise UgafError(f"no row of {self.path} has an id that starts with {prefix!r}")
-        if len(hits) > 1:
-            some = ", ".join(key for key, _, _ in hits[:4])
-            raise UgafError(f"{len(hits)} rows have ids that start with {prefix!r}: {some}, ...; give more of it")
-        return hits[0]
+    def find(self, text: str) -> tuple[str, str, FragmentVerdicts]:
+        """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
+        name or a part of one (see `ugaf.addressing`). Raises UgafError if none or several, or if it was not read yet.
+        """
+        matches = search(self, [text])[text]
+        if not matches:
+            raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
+        if len(matches) > 1:
+            some = "\n".join(f"  {match}" for match in matches[:8])
+            more = f"\n  and {len(matches) - 8} more" if len(matches) > 8 else ""
+            raise UgafError(
+                f"{len(matches)} rows of {self.path} may be meant by {text!r}:\n{some}{more}\nGive more of it."
+            )
+        (match,) = matches
+        if match.place is not None:
+            raise UgafError(f"{match.source} has not been read yet: it is pending at {INGEST}")
+        skip = self.skips.get(match.fragment, ())
+        return match.id, match.level, judge(self.columns, match.fragment, skip=skip, fits=self.fits)
 
     def values(self, fragment: str, columns: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Columns of rows by id, all of the rows' own level."""

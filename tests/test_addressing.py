@@ -1,0 +1,122 @@
+"""Rows of a run are found by id, path, file name or a part of one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_tools import go, make_photos, pipeline
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ugaf import addressing, images
+from ugaf.addressing import search
+from ugaf.errors import UgafError
+from ugaf.ingest import image_id
+from ugaf.view import RunView
+
+MEAN = {"engine_stages:Mean": None}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunView, Path]:
+    """Photographs in folders, two of one name, a copy in a later fragment, a tar, and a broken file."""
+    folder = tmp_path_factory.mktemp("addressing")
+    cats = make_photos(folder / "in" / "cats", 6)
+    make_photos(folder / "in" / "dogs", 2, start=100)
+    (folder / "in" / "dogs" / cats[0].name).write_bytes(
+        (folder / "in" / "dogs" / "photo-00100.jpg").read_bytes() + b"x"
+    )
+    (folder / "in" / "zoo").mkdir()
+    (folder / "in" / "zoo" / "again.jpg").write_bytes(cats[1].read_bytes())
+    (folder / "in" / "zoo" / "broken.jpg").write_bytes(b"no picture")
+    with tarfile.open(folder / "in" / "zoo" / "shard.tar", "w") as tar:
+        for number in (7, 8):
+            data = images.encode(np.full((20, 20, 3), number * 20, np.uint8), "png")
+            info = tarfile.TarInfo(f"member-{number}.png")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return go(pipeline(folder / "in", folder / "run", [MEAN])), folder
+
+
+def test_a_row_is_found_by_id_path_name_and_part(run: tuple[RunView, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    view, folder = run
+    photo = folder / "in" / "cats" / "photo-00003.jpg"
+    key = image_id(photo.read_bytes())
+    monkeypatch.chdir(folder / "in")
+    for text in (
+        key,
+        key[:9],
+        str(photo),
+        "cats/photo-00003.jpg",
+        "./cats/../cats/photo-00003.jpg",
+        photo.name,
+        "00003",
+    ):
+        found, level, fragment = view.find(text)
+        assert (found, level) == (key, "image"), text
+        assert key in fragment["ingest"].ids
+
+
+def test_a_name_in_two_folders_needs_more_and_the_message_shows_both(run: tuple[RunView, Path]) -> None:
+    view, _ = run
+    with pytest.raises(UgafError, match=r"2 rows .*photo-00000\.jpg.*\n.*cats/photo-00000\.jpg.*\n.*dogs/photo-00000"):
+        view.find("photo-00000.jpg")
+    assert view.find("cats/photo-00000.jpg")[0] != view.find("dogs/photo-00000.jpg")[0]
+
+
+def test_a_copy_is_found_as_the_row_that_stands_for_it(run: tuple[RunView, Path]) -> None:
+    view, _ = run
+    assert view.find("zoo/again.jpg")[0] == view.find("cats/photo-00001.jpg")[0]
+
+
+def test_a_row_that_failed_and_a_member_of_a_tar_have_names(run: tuple[RunView, Path]) -> None:
+    view, folder = run
+    key, _, fragment = view.find("broken.jpg")
+    assert "ImageError" in fragment["ingest"].reason(fragment["ingest"].ids.index(key))
+    assert view.find(f"{folder}/in/zoo/shard.tar#member-7.png")[0] == view.find("member-7")[0]
+
+
+def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) -> None:
+    view, folder = run
+    found = search(view, [f"{folder}/in/dogs/", f"{folder}/in/zoo/shard.tar", f"{folder}/in", "nothing of it"])
+    assert [len(matches) for matches in found.values()] == [3, 2, 12, 0]
+
+
+def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:
+    make_photos(tmp_path / "in", 3)
+    from ugaf import runner
+
+    checked = pipeline(tmp_path / "in", tmp_path / "run", [MEAN])
+    view = go(checked)
+    make_photos(tmp_path / "in", 1, start=9)
+    runner.cut(view.columns)
+    with pytest.raises(UgafError, match=r"photo-00009\.jpg has not been read yet"):
+        RunView(checked.output, checked).find("photo-00009")
+
+
+def test_pairs_are_found_by_their_line_and_their_file(tmp_path: Path) -> None:
+    a, b = make_photos(tmp_path / "in", 2)
+    line = {"source": a.name, "edited": b.name, "instruction": "swap"}
+    (tmp_path / "in" / "pairs.jsonl").write_text(json.dumps(line))
+    view = go(pipeline([str(tmp_path / "in" / "pairs.jsonl")], tmp_path / "run", [MEAN]))
+    assert view.find("pairs.jsonl#1")[1] == view.find("pairs.jsonl")[1] == "edit"
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0\n"), min_size=1, max_size=12)
+
+
+@given(st.lists(NAMES.filter(lambda name: name not in (".", "..")), min_size=1, max_size=5), st.data())
+def test_every_ending_of_any_path_and_every_folder_of_it_is_known(parts: list[str], data: st.DataObject) -> None:
+    source = "/" + "/".join(parts)
+    start = data.draw(st.integers(0, len(parts) - 1))
+    texts = ["/".join(parts[start:]), "/" + "/".join(parts[: start + 1])]
+    wanted = addressing._Wanted(texts, parts=False)
+    ranks = {text: rank for rank, text in wanted.names(source)}
+    assert ranks.get(texts[0]) is not None
+    assert ranks.get(texts[1]) is not None or os.path.abspath(texts[1]) != texts[1]

@@ -1,0 +1,171 @@
+"""Which rows of a run a person means: by id or its beginning, by path or URL, by file name or a part of it.
+
+A text is compared in this order, and the first way that finds anything decides:
+
+1. the whole name of a source (a path as given, or from the working folder on; a URL; `shard.tar#member`), or a folder,
+   tar, table or list that sources lie in, which means all of them;
+2. the beginning of an id, of a photograph or an edit;
+3. the end of a name from a `/` on: `cats/1.jpg`, `1.jpg`;
+4. a file name without its suffix;
+5. any part of a name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ugaf.columns import SOURCES, Columns
+from ugaf.config import INGEST
+
+if TYPE_CHECKING:
+    from ugaf.verdicts import FragmentVerdicts
+    from ugaf.view import RunView
+
+WHOLE, ID, ENDING, STEM, PART = range(5)
+_HEX = re.compile(r"[0-9a-f]{1,32}")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row that a text may mean.
+
+    source: the name that was found; "" for an id. place: for a source that has not been read yet, so that it has no id
+    (""), its position in the fragment.
+    """
+
+    id: str
+    level: str
+    fragment: str
+    source: str = ""
+    place: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.source})" if self.id and self.source else self.id or self.source
+
+
+@dataclass
+class _Best:
+    """The matches of the best rank so far."""
+
+    rank: int = PART + 1
+    matches: dict[tuple[str, str, int | None], Match] = field(default_factory=dict)
+
+    def add(self, rank: int, match: Match) -> None:
+        if rank < self.rank:
+            self.rank, self.matches = rank, {}
+        if rank == self.rank:
+            self.matches.setdefault((match.id, match.fragment if match.place is not None else "", match.place), match)
+
+
+def search(view: RunView, texts: Sequence[str], parts: bool = True) -> dict[str, list[Match]]:
+    """For each text the rows that it may mean, in the order of the run; one reading of the run for all texts.
+
+    parts: whether any part of a name will do, which costs a comparison of each text with each name.
+    """
+    best = {text: _Best() for text in texts}
+    wanted = _Wanted(texts, parts)
+    level = view.pipeline.base_level
+    for fragment in view.verdicts():
+        name = fragment.fragment
+        for key, row_level in _ids(fragment, level):
+            for text in wanted.ids(key):
+                best[text].add(ID, Match(key, row_level, name))
+        for match in _named(view, fragment, level):
+            for rank, text in wanted.names(match.source):
+                best[text].add(rank, match)
+    return {text: list(found.matches.values()) for text, found in best.items()}
+
+
+def source_names(columns: Columns, fragment: str) -> dict[str, list[str]]:
+    """The names of the sources of each row of a fragment, by id."""
+    table, _ = columns.light(INGEST, fragment, [SOURCES])
+    ids, sources = table.column("id").to_pylist(), table.column(SOURCES).to_pylist()
+    return {key: names or [] for key, names in zip(ids, sources, strict=True)}
+
+
+def _ids(fragment: FragmentVerdicts, level: str) -> Iterator[tuple[str, str]]:
+    yield from ((key, level) for key in fragment[INGEST].ids)
+    yield from ((key, "edit") for key in fragment.parents)
+
+
+def _named(view: RunView, fragment: FragmentVerdicts, level: str) -> Iterator[Match]:
+    """Every source of the fragment's rows, and those that have not been read."""
+    given, name = fragment[INGEST], fragment.fragment
+    sources = source_names(view.columns, name)
+    for key in given.ids:
+        for source in (*sources.get(key, ()), *view.more_sources.get(key, ())):
+            yield Match(key, level, name, source)
+    if given.unread:
+        table = view.columns.sources(name, ["uri", "member"]).take(given.unread)
+        for place, row in zip(given.unread, table.to_pylist(), strict=True):
+            yield Match("", level, name, f"{row['uri']}#{row['member']}" if row["member"] else row["uri"], place)
+
+
+class _Wanted:
+    """The texts, laid out so that a row is compared with all of them at once."""
+
+    def __init__(self, texts: Sequence[str], parts: bool) -> None:
+        self._ids: dict[int, set[str]] = {}
+        self._whole: dict[str, list[str]] = {}
+        self._endings = set(texts)
+        self._parts = [text for text in texts if text] if parts else []
+        for text in texts:
+            if _HEX.fullmatch(text):
+                self._ids.setdefault(len(text), set()).add(text)
+            plain = text.rstrip("/") or text
+            # The working folder's file, and what is named so as it stands (a URL, a member).
+            places = {plain} if "://" in plain else {plain, os.path.abspath(os.path.expanduser(plain))}
+            for place in places:
+                self._whole.setdefault(place, []).append(text)
+
+    def ids(self, key: str) -> Iterator[str]:
+        """Texts with which the id begins."""
+        for length, texts in self._ids.items():
+            if key[:length] in texts:
+                yield key[:length]
+
+    def names(self, source: str) -> Iterator[tuple[int, str]]:
+        """(rank, text) of every text that the source's name answers to; a text may come several times."""
+        for name in _names_of(source):
+            for place in (name, *_around(name)):
+                yield from ((WHOLE, text) for text in self._whole.get(place, ()))
+            for ending in _endings(name):
+                if ending in self._endings:
+                    yield ENDING, ending
+            stem = os.path.splitext(name.rpartition("/")[2].rpartition("#")[2])[0]
+            if stem in self._endings:
+                yield STEM, stem
+        yield from ((PART, text) for text in self._parts if text in source)
+
+
+def _names_of(source: str) -> Iterator[str]:
+    """The source's own name; of a row of a list or table also the name of its image, which stands in brackets."""
+    own, bracket, inner = source.partition(" (")
+    if bracket and inner.endswith(")"):
+        yield own
+        yield inner[:-1]
+    else:
+        yield source
+
+
+def _around(name: str) -> Iterator[str]:
+    """What the name lies in: its tar or table, and every folder."""
+    place = name
+    while True:
+        cut = max(place.rfind("/"), place.rfind("#"))
+        if cut <= 0 or place[:cut].endswith((":/", ":")):
+            return
+        place = place[:cut]
+        yield place
+
+
+def _endings(name: str) -> Iterator[str]:
+    """`c.jpg`, `b/c.jpg`, ... of `/a/b/c.jpg`; of a member the member, too."""
+    for place in range(len(name) - 1, -1, -1):
+        if name[place] in "/#" and place + 1 < len(name):
+            yield name[place + 1 :]
+    yield name
