@@ -176,7 +176,7 @@ def parquet_rows(storage: Storage) -> list[dict[str, Any]]:
 
 def tar_members(storage: Storage) -> dict[str, bytes]:
     out: dict[str, bytes] = {}
-    for name in storage.files("shards/webdataset"):
+    for name in (name for name in storage.files("shards/webdataset") if name.endswith(".tar")):
         with tarfile.open(fileobj=io.BytesIO(storage.read(f"shards/webdataset/{name}"))) as tar:
             for member in tar:
                 out[member.name] = tar.extractfile(member).read()  # type: ignore[union-attr]

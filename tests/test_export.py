@@ -124,7 +124,7 @@ def test_every_kept_row_is_in_both_formats_once_in_order(view: FakeView) -> None
     for side in ("train", "validation"):
         expected = [row["id"] for row in kept if split.of_photograph(row["parent"], 0.5) == side]
         assert [row["id"] for row in rows if row["split"] == side] == expected
-        assert summary.pairs[side] == len(expected)
+        assert summary.rows[side] == len(expected)
     assert summary.total == len(kept) == len(rows)
     assert summary.files == tuple(sorted(f"shards/{name}" for name in view.storage.files("shards") if "/" in name))
     by_id = {row["id"]: row for row in kept}
@@ -370,9 +370,22 @@ def test_diffsynth_metadata_names_files_that_are_there(view: FakeView) -> None:
             assert view.storage.read(f"shards/diffsynth/{line['edit_image']}") == row["source"]["bytes"]
 
 
-def test_an_adapter_no_longer_asked_for_is_removed(view: FakeView) -> None:
+def test_an_adapter_of_an_earlier_call_is_brought_up_to_date_and_removed_on_request(view: FakeView) -> None:
     export(view, ExportSettings(adapters=["diffsynth"]))
-    export(view, ExportSettings())
+    view.tables = view.tables[:1]
+    said: list[str] = []
+    export(view, ExportSettings(adapters=["instruct_pix2pix"]), notify=said.append)
+    assert view.storage.list("shards") == [
+        "diffsynth",
+        "instruct_pix2pix",
+        "manifest.json",
+        "parquet",
+        "webdataset",
+    ]
+    lines = b"".join(view.storage.read(f"shards/{n}") for n in view.storage.files("shards") if n.endswith(".jsonl"))
+    assert lines.count(b"\n") == len(parquet_rows(view.storage)) == 4
+    export(view, ExportSettings(), replace=True, notify=said.append)
+    assert "removes diffsynth, instruct_pix2pix" in said[-1]
     assert view.storage.list("shards") == ["manifest.json", "parquet", "webdataset"]
 
 

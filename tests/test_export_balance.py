@@ -204,15 +204,21 @@ def test_pairs_left_out_by_very_many_categories_are_summed_up() -> None:
     assert found["balance: 29 other categories"] == sum(100 - n for n in range(11, 40))
 
 
-def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`ugaf export RUN --set balance.by=task` reaches the export."""
     asked: list[ExportSettings] = []
     stages = ["annotation.detect", "annotation.instruct", "generation.edit"]
     stored = config.parse({"name": "small", "inputs": ["sample://"], "stages": stages})
-    monkeypatch.setattr("ugaf.view.RunView", lambda path: Namespace(path=path, pipeline=stored))
-    monkeypatch.setattr("ugaf.export.export", lambda _view, settings: asked.append(settings))
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr("ugaf.view.RunView", lambda path: Namespace(path=path, pipeline=stored, storage=storage))
+
+    def export(_view: Any, settings: ExportSettings, **_options: Any) -> Any:
+        asked.append(settings)
+        return Namespace(root="shards")
+
+    monkeypatch.setattr("ugaf.commands.exported.export", export)
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
-    assert export_command.run(Namespace(run="runs/x", set=changes)) == 0
+    assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False)) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})
     assert asked[0].balance == expected
     assert asked[0].formats == stored.settings.export.formats

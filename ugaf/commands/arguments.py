@@ -39,3 +39,11 @@ def run_folder(parser: argparse.ArgumentParser, option: bool = False) -> None:
 def changes(parser: argparse.ArgumentParser, text: str) -> None:
     """`--set KEY=VALUE`, any number of times."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def replace_shards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--replace-shards",
+        action="store_true",
+        help="remove formats and adapters that this call does not name, and all shards if nothing is kept",
+    )

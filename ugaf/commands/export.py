@@ -11,19 +11,20 @@ HELP = "write a run's shards and dataset card"
 
 def options(parser: argparse.ArgumentParser) -> None:
     arguments.run_folder(parser)
-    arguments.changes(parser, "an export setting")
+    arguments.changes(parser, "an export setting; it holds for later exports of this run, too")
+    arguments.replace_shards(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from rich.markup import escape
-
     from ugaf import config
     from ugaf.commands import asked
-    from ugaf.commands.terminal import console
-    from ugaf.export import export
+    from ugaf.commands.exported import PREFIX, asked_settings, write_shards
+    from ugaf.export import earlier
     from ugaf.view import RunView
 
     view = RunView(asked.find_run(options.run))
-    pipeline = config.parse(view.pipeline.document, [f"export.{change}" for change in options.set])
-    console.print(escape(f"{view.path}/shards: {export(view, pipeline.settings.export)}"))
+    changes = [f"{PREFIX}{change.removeprefix(PREFIX)}" for change in options.set]
+    document = {**view.pipeline.document, "export": earlier.remembered(view).model_dump(mode="json")}
+    settings = config.parse(document, changes).settings.export
+    write_shards(view, settings, replace=options.replace_shards, asked=asked_settings(changes))
     return 0

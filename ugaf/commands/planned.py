@@ -11,6 +11,7 @@ from rich.table import Table
 from ugaf.commands.terminal import console
 from ugaf.config import INGEST, Pipeline
 from ugaf.errors import UgafError
+from ugaf.export import earlier
 from ugaf.models import registry
 from ugaf.models.servers import ModelServer, reserved
 from ugaf.needs import install_hint
@@ -40,6 +41,8 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
     console.print(f"{fresh} sources not taken in yet; {done[INGEST]} rows taken in")
     console.print(table)
     _print_models(pipeline, restricted(pipeline, run_options))
+    for line in earlier.planned(view):
+        console.print(escape(line))
     console.print("a stage also gets the rows that the stages before it will keep; nothing was started")
 
 

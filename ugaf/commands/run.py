@@ -14,6 +14,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     arguments.pipeline(parser)
     parser.add_argument("--retry-failed", action="store_true", help="do the rows again that failed before")
     parser.add_argument("--no-export", action="store_true", help="stop before shards and report")
+    arguments.replace_shards(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -22,9 +23,10 @@ def run(options: argparse.Namespace) -> int:
 
     from ugaf import runner
     from ugaf.commands import asked
+    from ugaf.commands.exported import asked_settings, write_shards
     from ugaf.commands.terminal import console, print_funnel
     from ugaf.errors import UgafError
-    from ugaf.export import export
+    from ugaf.export import earlier
     from ugaf.progress import show_progress
     from ugaf.report import write_report
     from ugaf.view import RunView
@@ -40,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_export:
         # First, since a balance that cannot be met must not cost the report.
         report = write_report(view, gallery=pipeline.settings.report.gallery, seed=pipeline.settings.seed)
-        summary = export(view, pipeline.settings.export)
-        console.print(f"shards  {escape(f'{pipeline.output}/shards')}  ({escape(str(summary))})")
+        named = asked_settings(options.set)
+        write_shards(view, earlier.remembered(view, named), replace=options.replace_shards)
         console.print(f"report  {escape(f'{pipeline.output}/{report}')}")
         console.print(f"card    {escape(f'{pipeline.output}/README.md')}")
     console.print(f"{time.perf_counter() - began:.1f} s")

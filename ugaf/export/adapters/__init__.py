@@ -1,11 +1,12 @@
 """Layouts that particular trainers want, written beside the shards.
 
 An adapter is one function over the records and the folder `shards/<name>` that it writes into; its module is named
-after it. To add one, write the module and list it here.
+after it. To add one, write the module and list it here, with the form of the names of its files.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,12 @@ ADAPTERS: dict[str, Adapter] = {
 
 NEEDS_PARQUET = frozenset({"instruct_pix2pix"})
 """Adapters that name columns of the Parquet shards instead of copying images."""
+
+_ID = "[0-9a-f]{32}"
+
+FILES: dict[str, re.Pattern[str]] = {
+    "ai_toolkit": re.compile(rf"(train|validation)/(control|target)/{_ID}\.[a-z]+"),
+    "diffsynth": re.compile(rf"metadata(_validation)?\.jsonl|images/../{_ID}\.(source|edited)\.[a-z]+"),
+    "instruct_pix2pix": re.compile(r"arguments\.txt"),
+}
+"""By adapter, the names of the files that it writes, relative to its folder: any other file there is the user's."""
