@@ -7,6 +7,7 @@ a Failure, never a value.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -69,6 +70,17 @@ class FakeChat:
 def texts_of(request: ChatRequest) -> str:
     """All text of a request, in order."""
     return "\n".join(part for part in _parts(request) if isinstance(part, str))
+
+
+def quotations(text: str, name: str = r"[a-z]+") -> list[str]:
+    """What a prompt quotes from data, in order."""
+    found = re.findall(rf"<({name}-[0-9a-f]{{12}})>([^<>\n]*)</\1>", text)
+    return [quoted for _, quoted in found]
+
+
+def unmarked(text: str) -> str:
+    """A prompt without the marks around what it quotes."""
+    return re.sub(r"</?[a-z]+-[0-9a-f]{12}>", "", text)
 
 
 def pictures_of(request: ChatRequest) -> list[Picture]:

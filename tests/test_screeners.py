@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_fakes import FakeChat, pictures_of, texts_of
+from chat_fakes import FakeChat, pictures_of, quotations, texts_of, unmarked
 
 from stages.annotation.screen import Screen
 from ugaf import images
@@ -61,7 +61,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Screen, FakeC
 
 def asked(request: ChatRequest) -> str:
     """The instruction of a request."""
-    return texts_of(request).split("<instruction>\n")[1].split("\n</instruction>")[0]
+    return quotations(texts_of(request), "instruction")[0]
 
 
 def test_each_verdict_is_one_of_the_instruction_that_it_is_about(opened: Any) -> None:
@@ -136,7 +136,7 @@ def test_all_edits_of_a_batch_are_one_stream_that_is_taken_one_by_one(opened: An
 def test_what_is_known_is_told(opened: Any) -> None:
     stage, chat = opened(lambda _: {"reason": "fine", "verdict": "ok"})
     stage([edit(0, "Paint  the\ncup red."), edit(1, "Blur all but the cup.", task="background", box=None)])
-    text, other = (texts_of(request) for request in chat.requests)
+    text, other = (unmarked(texts_of(request)) for request in chat.requests)
     assert asked(chat.requests[0]) == "Paint the cup red."
     # 80 x 100 of 400 x 300 pixels
     for told in ("400 x 300 pixels", "a cup on a table", "recolor", "the cup", "cup (the detector's word)",

@@ -167,6 +167,41 @@ def test_recolor_gives_a_grey_object_the_named_colour(grey: int) -> None:
     assert mean[0] > 90
 
 
+SAID = ("NoVisibleChange", "NoMask", "HoleTooLarge")
+"""Kinds of failure that say why an edit cannot be made, rather than that it broke."""
+CORNER = st.sampled_from([0, 1, 127, 254, 255]) | st.integers(0, 255)
+COLOUR = st.tuples(CORNER, CORNER, CORNER)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(COLOUR, COLOUR, COLOUR, st.integers(0, 3))
+def test_recolor_of_any_colour_to_any_other_is_an_edit_or_says_why_not(
+    thing: tuple[int, int, int], ground: tuple[int, int, int], wanted: tuple[int, int, int], noise: int
+) -> None:
+    inside = blending.place(ellipse().mask, BOX, (0, 0, 210, 160))[..., None]
+    pixels = np.where(inside, np.array(thing), np.array(ground)) + np.random.default_rng(0).integers(
+        -noise, noise + 1, (160, 210, 3)
+    )
+    photo = np.clip(pixels, 0, 255).astype(np.uint8)
+    with np.errstate(all="raise", under="ignore"):
+        (answer,) = EDITOR.edit([request(photo, "recolor", object=0, rgb=list(wanted))])
+    if isinstance(answer, Failure):
+        assert answer.type in SAID, answer
+    else:
+        assert isinstance(answer.edited, np.ndarray)
+        assert answer.edited.dtype == np.uint8
+        assert not np.array_equal(answer.edited, photo)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize(("task", "params"), LOCAL + GLOBAL, ids=names(LOCAL + GLOBAL))
+def test_no_task_breaks_on_a_photograph_without_any_detail(task: str, params: dict[str, Any], value: int) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        (answer,) = EDITOR.edit([request(np.full((160, 210, 3), value, np.uint8), task, **params)])
+    if isinstance(answer, Failure):
+        assert answer.type in SAID, answer
+
+
 def test_recolor_to_its_own_colour_is_a_failure(ball: np.ndarray) -> None:
     inside = blending.place(ellipse().mask, BOX, (0, 0, 210, 160))
     own = oklab.to_rgb(main_colour(oklab.from_rgb(ball)[inside])[None])[0]

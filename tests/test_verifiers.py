@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_fakes import FakeChat, Reply, pictures_of, texts_of, tokens_of
+from chat_fakes import FakeChat, Reply, pictures_of, texts_of, tokens_of, unmarked
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import GREY, WindowChat, number_of, pair_row, with_logprobs
@@ -353,7 +353,7 @@ def test_a_pipeline_s_own_prompt_is_asked_and_known_to_the_fingerprint(stage_of:
     chat = FakeChat(lambda _: judgement())
     mine = {"global": "Was this done: {instruction}?"}
     columns(stage_of(chat, prompts=mine)([pair_row(4)])[0])
-    assert "Was this done: edit 4?" in texts_of(chat.requests[0])
+    assert "Was this done: edit 4?" in unmarked(texts_of(chat.requests[0]))
     models = {"judge": LINK.settings}
     told = [
         registry.identity(Verify.Settings(verifier={"engine": "vlm", "server": "judge", "prompts": p}), models)

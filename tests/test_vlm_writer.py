@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_fakes import FakeChat, pictures_of, texts_of
+from chat_fakes import FakeChat, pictures_of, texts_of, unmarked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -142,7 +142,9 @@ def test_a_request_tells_what_is_known_and_shows_what_is_meant(make: Callable, t
         assert child["register"] == "concise"
         assert child["params"] is child["donor"] is child["instruction_cn"] is None
     if task not in ("add", "hybrid"):
-        box = next(found for found in OBJECTS if f"{found['label'].lower()} (the detector's word)" in text)["box"]
+        box = next(found for found in OBJECTS if f"{found['label'].lower()} (the detector's word)" in unmarked(text))[
+            "box"
+        ]
         assert told == [(box[0], box[2], box[1], box[3])]
     if task == "add":
         x1, x2, y1, y2 = told[0]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bench_tools import bench, judge, mean, pair_set, report_of, row, scene, spec_of, write
+from chat_fakes import quotations
 from chat_server import picture_urls
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,9 +39,13 @@ def imgedit_set(folder: Path, images_in: str = "original_images") -> Path:
     return file
 
 
+def instruction_of(text: str) -> str:
+    return quotations(text, "instruction")[0]
+
+
 def told(text: str) -> list[int]:
     """The scores that an instruction names after its colon."""
-    return [int(word) for word in text.partition("<instruction>")[2].partition(":")[2].partition("</")[0].split()]
+    return [int(word) for word in instruction_of(text).partition(":")[2].split()]
 
 
 def edited_folder(folder: Path, names: Sequence[str]) -> Path:
@@ -142,9 +147,9 @@ def gedit_table() -> pa.Table:
 
 def gedit_scores(text: str) -> list[int]:
     """SC's two scores before the bar of the instruction. PQ is asked without it: 9 and 4."""
-    if "<instruction>" not in text:
+    if not quotations(text, "instruction"):
         return [9, 4]
-    return [int(word) for word in text.partition("<instruction>")[2].partition(": ")[2].partition(" |")[0].split()]
+    return [int(word) for word in instruction_of(text).partition(": ")[2].partition(" |")[0].split()]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow stream", "arrow file"])
@@ -174,7 +179,9 @@ def test_gedit_takes_minima_roots_each_item_and_averages_groups_by_language(tmp_
     with judge(gedit_scores) as server:
         arguments = ("--data", tmp_path, "--outputs", outputs, "--out", out, "--judge", spec_of(server))
         assert bench("gedit", *arguments) == 0
-        pictures = {"<instruction>" in asked.text: len(picture_urls(asked.body)) for asked in server.asked}
+        pictures = {
+            bool(quotations(asked.text, "instruction")): len(picture_urls(asked.body)) for asked in server.asked
+        }
     report = report_of(out)
     assert mean(report, "background_change", "SC") == 8
     # The mean of the items' roots, not the root of the means.
@@ -297,7 +304,7 @@ def test_prompts_can_be_replaced_and_unknown_ones_are_refused(tmp_path: Path, ca
     outputs = edited_folder(tmp_path / "edited", list(IMGEDIT))
     own = tmp_path / "prompts"
     own.mkdir()
-    (own / "three_scores.md").write_text("My own words.\n<instruction>\n{instruction}\n</instruction>")
+    (own / "three_scores.md").write_text("My own words.\n{instruction}")
     with judge(told) as server:
         run = ("--data", data, "--outputs", outputs, "--out", out, "--judge", spec_of(server), "--prompts", own)
         assert bench("imgedit", *run) == 0

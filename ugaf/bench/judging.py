@@ -81,7 +81,7 @@ class Judge:
         self.name = link.settings.answers
         self.identity: dict[str, Any] = {
             **link.settings.identity(),
-            "prompts": hashlib.sha256(repr(sorted(self.texts.items())).encode()).hexdigest()[:16],
+            "prompts": hashlib.sha256(repr((prompts.QUOTING, sorted(self.texts.items()))).encode()).hexdigest()[:16],
             "max_tokens": max_tokens,
             "temperature": TEMPERATURE,
             "image_side": SIDE,

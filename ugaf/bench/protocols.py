@@ -25,6 +25,7 @@ from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.models import registry
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer
+from ugaf.models.prompts import quoted
 from ugaf.needs import install_hint
 from ugaf.stage import Failure, RowError
 
@@ -119,7 +120,7 @@ class Protocol(ABC):
 
     def _three(self, case: Case, three: Sequence[Criterion], capped: bool) -> Question:
         cap = "Scores 2 and 3 cannot be higher than score 1.\n" if capped else ""
-        values = {"instruction": case.item.instruction, "cap": cap}
+        values = {"instruction": quoted(case.item.instruction, "instruction"), "cap": cap}
         for place, criterion in zip(("first", "second", "third"), three, strict=True):
             values |= {place: criterion.asks, f"{place}_name": criterion.name}
         return self._judge().question("scores", ThreeOfFive, (case.source, case.edited), "three_scores", values)
@@ -289,7 +290,8 @@ class GEdit(Protocol):
         return published.load_gedit(self.settings.data, self.settings.language)
 
     def questions(self, case: Case) -> Iterator[Question]:
-        both, values = (case.source, case.edited), {"instruction": case.item.instruction}
+        both = (case.source, case.edited)
+        values = {"instruction": quoted(case.item.instruction, "instruction")}
         yield self._judge().question("consistency", TwoOfTen, both, "consistency", values)
         yield self._judge().question("perceptual", TwoOfTen, (case.edited,), "perceptual", {})
 

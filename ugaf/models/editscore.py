@@ -111,7 +111,7 @@ class EditScorer:
         source, edited = (Picture(image, self.settings.image_side) for image in (pair.source, pair.edited))
         consistency = (
             *("Picture 1, before the edit:", source, "Picture 2, after the edit:", edited),
-            prompts.fill(self.texts["consistency"], {"instruction": pair.instruction}),
+            prompts.fill(self.texts["consistency"], {"instruction": prompts.quoted(pair.instruction, "instruction")}),
         )
         perceptual = (edited, prompts.fill(self.texts["perceptual"], {}))
         for number in range(1, self.settings.passes + 1):

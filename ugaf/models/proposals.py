@@ -71,7 +71,7 @@ class ProposalDetector:
     """
 
     name = "proposals"
-    version = 2
+    version = 3
     labels = False
 
     class Settings(BaseModel):
@@ -261,7 +261,8 @@ def measure(regions: Regions, members: np.ndarray, salient: np.ndarray) -> Measu
         fill=sizes / ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])),
         wall=outline_strength / np.maximum(outline, 1),
         inner=within_strength / np.maximum(within, 1),
-        focus=outline_focus / np.maximum(outline_strength, 1e-9),
+        # Sums of float32 that cancel may fall just below 0, of which a power is not a number.
+        focus=np.clip(outline_focus / np.maximum(outline_strength, 1e-9), 0, 1),
         contrast=_told_apart(own / sizes[:, None], near / ring_sizes[:, None]),
         unique=_told_apart(own / sizes[:, None], rest / np.maximum(total - sizes, 1)[:, None]),
         salience=inside @ relative / sizes - around @ relative / ring_sizes,

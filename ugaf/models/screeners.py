@@ -141,7 +141,7 @@ class LLMScreener:
 
     def _request(self, edit: Edit) -> ChatRequest:
         options = self.settings
-        values = {"instruction": " ".join(edit.instruction.split()), "facts": facts(edit)}
+        values = {"instruction": prompts.quoted(edit.instruction, "instruction"), "facts": facts(edit)}
         parts: tuple[str | Picture, ...] = (prompts.fill(self.texts["words"], values),)
         if options.image:
             shown = Picture(framed(edit, options.image_side), options.image_side)
@@ -158,15 +158,14 @@ def facts(edit: Edit) -> str:
     """What is known of the photograph and of the edit's targets, line by line."""
     width, height = edit.size
     lines = [f"Photograph: {width} x {height} pixels."]
-    caption = " ".join((edit.row.get("caption") or "").split())[:CAPTION]
-    if caption:
-        lines.append(f"Caption that came with the photograph, which may be wrong: {caption}")
+    if caption := (edit.row.get("caption") or "").strip():
+        told = prompts.quoted(caption, "caption", CAPTION)
+        lines.append(f"Caption that came with the photograph, which may be wrong: {told}")
     lines.append(f"Kind of edit: {edit.task}.")
     if edit.params is not None and edit.task in params.INVERTED:
         lines.append("What is said here of the photograph is how it looks after the edit; before it, it did not.")
-    target = " ".join((edit.row["target"] or "").split())
-    if target:
-        lines.append(f"Target, as its writer calls it: {target}")
+    if target := (edit.row["target"] or "").strip():
+        lines.append(f"Target, as its writer calls it: {prompts.quoted(target, 'target')}")
     lines += [f"Box {number}: {_told(edit, box)}" for number, box in enumerate(edit.boxes, start=1)]
     if not edit.boxes:
         lines.append("No box: the edit is not confined to a region.")
@@ -175,7 +174,7 @@ def facts(edit: Edit) -> str:
 
 def _told(edit: Edit, box: tuple[int, int, int, int]) -> str:
     label = next((thing.get("label") for thing in edit.objects if tuple(thing["box"]) == box), None)
-    what = f"{label} (the detector's word)" if label else "no word from the detector"
+    what = f"{prompts.quoted(label, 'label')} (the detector's word)" if label else "no word from the detector"
     place = Place.of(box, *edit.size)
     x1, y1, x2, y2 = box
     told = [f"x {x1} to {x2}, y {y1} to {y2}", where(place), f"{place.area:.1%} of the photograph"]

@@ -200,7 +200,7 @@ class VLMVerifier:
         if not pair.instruction.strip():
             raise RowError("no instruction: a model can only verify an edit against what was asked for")
         whole = [Picture(image, self.settings.image_side) for image in (pair.source, pair.edited)]
-        values = {"instruction": pair.instruction}
+        values = {"instruction": prompts.quoted(pair.instruction, "instruction")}
         yield Question(GLOBAL, self._request(whole, prompts.fill(self.texts["global"], values), pair.seed))
         for label, box, crops in self._crops(case):
             values["region"] = f" ({label})" if len(pair.boxes) > 1 else ""

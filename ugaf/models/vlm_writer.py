@@ -156,7 +156,7 @@ def metadata(assignment: Assignment, brief: Brief) -> str:
     width, height = layout.size
     lines = [f"Photograph: {width} x {height} pixels."]
     if assignment.caption:
-        caption = " ".join(assignment.caption.split())[:CAPTION]
+        caption = prompts.quoted(assignment.caption, "caption", CAPTION)
         lines.append(f"Caption that came with it, which may be wrong: {caption}")
     for number, box in enumerate(plan.marked):
         what = _label(plan.targets[number]) if plan.targets else "a place for something new"
@@ -166,13 +166,15 @@ def metadata(assignment: Assignment, brief: Brief) -> str:
         lines.append(f"In the {COLOURS[number][0]} frame: {what}; {', '.join(part for part in told if part)}.")
     others = [other for other in layout.objects if other not in plan.targets and other.label]
     if others:
-        named = [f"{other.label} {where(other.place)}".strip() for other in others[:OTHERS]]
-        lines.append(f"Also found in it by the detector: {', '.join(named)}.")
+        named = ", ".join(f"{other.label} {where(other.place)}".strip() for other in others[:OTHERS])
+        lines.append(f"Also found in it by the detector: {prompts.quoted(named, 'labels')}.")
     return "\n".join(lines)
 
 
 def _label(target: Target) -> str:
-    return f"{target.label} (the detector's word)" if target.label else "something that the detector has no word for"
+    if not target.label:
+        return "something that the detector has no word for"
+    return f"{prompts.quoted(target.label, 'label')} (the detector's word)"
 
 
 def _composed(answer: Answer) -> Composed:

@@ -34,6 +34,8 @@ PATCH = 28
 """Qwen2.5-VL sees pictures whose sides are multiples of this many pixels, and counts pixels there."""
 RELATIVE = 1000
 LABEL_CHARACTERS = 60
+CAPTION = 600
+"""Characters of a caption that are told."""
 
 
 class VLMDetector:
@@ -132,9 +134,12 @@ class VLMDetector:
             "limit": self.settings.max_boxes,
             "vocabulary": ", ".join(vocabulary),
             "coordinates": prompts.fill(self._texts[which], named),
-            "caption": prompts.fill(self._texts["caption"], {"text": query.caption}) if query.caption else "",
+            "caption": self._caption(query.caption) if query.caption else "",
         }
         return prompts.fill(self._texts["vocabulary" if vocabulary else "objects"], values)
+
+    def _caption(self, caption: str) -> str:
+        return prompts.fill(self._texts["caption"], {"text": prompts.quoted(caption, "caption", CAPTION)})
 
     def _read(self, answer: Any, query: DetectQuery) -> list[Detection]:
         """The answer's boxes in pixels of the photograph; the same box with the same label once."""

@@ -75,6 +75,8 @@ def _shadow(picture: np.ndarray, mask: np.ndarray, others: np.ndarray) -> np.nda
     light = oklab.linear(cv2.GaussianBlur(boxes.crop(picture, window), (0, 0), max(1.0, 0.01 * size)))
     total = light.sum(axis=-1)
     ground = np.median(light[near & (total >= np.percentile(total[near], 60))], axis=0)
+    if ground.sum() < 1e-4:  # on black no shadow is seen
+        return result
     share = total / ground.sum()
     cast = np.abs(light / np.maximum(total, 1e-4)[..., None] - ground / ground.sum()).max(axis=-1)
     dark = near & (share > 0.2) & (share < 0.75) & (cast < 0.035)

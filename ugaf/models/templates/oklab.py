@@ -38,8 +38,10 @@ def linear(rgb: np.ndarray) -> np.ndarray:
 
 
 def encode(light: np.ndarray) -> np.ndarray:
-    """Linear light (clipped to 0..1) -> sRGB, float32 0..255."""
+    """Linear light (clipped to 0..1) -> sRGB, float32 0..255. Raises ValueError for what is not a number."""
     clipped = np.clip(light, 0, 1)
+    if np.isnan(clipped).any():
+        raise ValueError("a colour is not a number (NaN)")
     coarse = _ENCODED[np.rint(clipped * 4096).astype(np.int32)]
     dark = clipped < 0.02  # where the table's steps would show
     if dark.any():

@@ -171,6 +171,6 @@ def ramp(values: np.ndarray, stops: list[tuple[float, tuple[int, int, int]]]) ->
 
 
 def smoothstep(low: float, high: float, values: np.ndarray) -> np.ndarray:
-    """0 below low, 1 above high, smooth between."""
-    t = np.clip((values - low) / (high - low), 0, 1)
+    """0 below low, 1 above high, smooth between. With low = high, a step: 0 up to it, 1 above."""
+    t = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     return t * t * (3 - 2 * t)

@@ -86,7 +86,7 @@ class Judge:
     def _request(self, case: Case, member: int, part: Part, number: int) -> ChatRequest:
         settings = self.settings
         before, after = (Picture(image, settings.image_side) for image in _shown(case, member, part))
-        text = prompts.fill(self.texts[part], {"instruction": case.instruction})
+        text = prompts.fill(self.texts[part], {"instruction": prompts.quoted(case.instruction, "instruction")})
         sampling = Sampling(
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
