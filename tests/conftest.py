@@ -7,6 +7,10 @@ import shutil
 
 # As in the engine's workers, and before numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Stages and engines of the tests, in runs that the tests read again.
+os.environ["UGAF_TRUST"] = (
+    "engine_stages,model_stages,tune_stages,bench_tools,same_size,test_images_api,test_predict,test_text"
+)
 
 from collections.abc import Iterator
 from pathlib import Path

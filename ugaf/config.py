@@ -18,7 +18,7 @@ import pyarrow as pa
 import yaml
 from pydantic import Field, ValidationError
 
-from ugaf import rules
+from ugaf import rules, trust
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.export import ExportSettings
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
@@ -276,6 +276,8 @@ def stage_class(name: str) -> type[Stage]:
     module_name, _, attribute = name.partition(":")
     if not attribute:
         module_name = f"stages.{name}"
+    else:
+        trust.check(module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from ugaf.config import INGEST, Pipeline, parse
 from ugaf.errors import UgafError, nearest
 from ugaf.fitting import fit
 from ugaf.storage import Storage
+from ugaf.trust import only as trusting
 from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge, judge_all
 
 RUN_FILE = "run.yaml"
@@ -72,19 +73,25 @@ class StageCounts:
 
 
 class RunView:
-    """Reads a run's folder. `path` is the folder as the user named it."""
+    """Reads a run's folder. `path` is the folder as the user named it.
 
-    def __init__(self, path: str, pipeline: Pipeline | None = None) -> None:
+    Without a `pipeline`, the one that the run records is read; of its own classes (`package.module:Class`) only those
+    of the packages in `trust` are imported. Raises UgafError for others.
+    """
+
+    def __init__(self, path: str, pipeline: Pipeline | None = None, trust: Collection[str] = ()) -> None:
         self.path = path
         self.storage = Storage(path)
         self.record: dict[str, Any] = {}
         if pipeline is None or self.storage.exists(RUN_FILE):
             self.record = _read_record(self.storage, path)
-        self.pipeline = pipeline if pipeline is not None else parse(self.record["pipeline"])
         if pipeline is None:
-            _check_fingerprints(self.record, self.pipeline, path)
-        self.name = self.pipeline.name
-        self.columns = Columns(self.storage, self.pipeline)
+            with trusting(trust, f"{path}/{RUN_FILE}"):
+                pipeline = parse(self.record["pipeline"])
+            _check_fingerprints(self.record, pipeline, path)
+        self.pipeline = pipeline
+        self.name = pipeline.name
+        self.columns = Columns(self.storage, pipeline)
 
     @cached_property
     def fragments(self) -> list[str]:

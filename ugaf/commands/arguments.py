@@ -34,6 +34,13 @@ def run_folder(parser: argparse.ArgumentParser, option: bool = False) -> None:
         parser.add_argument("--run", help=text)
     else:
         parser.add_argument("run", nargs="?", help=text)
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="import stages and engines of this package that the run names; else only ugaf's own are imported",
+    )
 
 
 def changes(parser: argparse.ArgumentParser, text: str) -> None:

@@ -10,7 +10,7 @@ from ugaf.config import Pipeline
 from ugaf.errors import ConfigError, UgafError
 from ugaf.runner import RunOptions
 from ugaf.storage import Storage
-from ugaf.view import RUN_FILE
+from ugaf.view import RUN_FILE, RunView
 
 
 def load(options: Namespace) -> Pipeline:
@@ -29,6 +29,11 @@ def run_options(options: Namespace) -> RunOptions:
     """What to do of the pipeline, and where."""
     first, last = options.first or options.stage, options.last or options.stage
     return RunOptions(first=first, last=last, retry_failed=options.retry_failed, address=options.address)
+
+
+def view(options: Namespace) -> RunView:
+    """The run of `arguments.run_folder`, read with the code that the user trusts."""
+    return RunView(find_run(options.run), trust=options.trust)
 
 
 def find_run(given: str | None) -> str:

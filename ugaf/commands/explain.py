@@ -20,8 +20,7 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
     from ugaf.explain import explain
-    from ugaf.view import RunView
 
-    for line in explain(RunView(asked.find_run(options.run)), options.id):
+    for line in explain(asked.view(options), options.id):
         console.print(escape(line))
     return 0

@@ -20,9 +20,8 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.commands import asked
     from ugaf.commands.exported import PREFIX, asked_settings, write_shards
     from ugaf.export import earlier
-    from ugaf.view import RunView
 
-    view = RunView(asked.find_run(options.run))
+    view = asked.view(options)
     changes = [f"{PREFIX}{change.removeprefix(PREFIX)}" for change in options.set]
     document = {**view.pipeline.document, "export": earlier.remembered(view).model_dump(mode="json")}
     settings = config.parse(document, changes).settings.export

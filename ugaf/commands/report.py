@@ -19,9 +19,8 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
     from ugaf.report import write_report
-    from ugaf.view import RunView
 
-    view = RunView(asked.find_run(options.run))
+    view = asked.view(options)
     path = write_report(view, gallery=view.pipeline.settings.report.gallery, seed=view.pipeline.settings.seed)
     console.print(escape(f"{view.path}/{path}"))
     return 0

@@ -20,9 +20,8 @@ def run(options: argparse.Namespace) -> int:
 
     from ugaf.commands import asked
     from ugaf.commands.terminal import console, print_funnel
-    from ugaf.view import RunView
 
-    view = RunView(asked.find_run(options.run))
+    view = asked.view(options)
     counts = view.funnel()
     if options.json:
         print(json.dumps([stage.as_dict() for stage in counts], indent=1))

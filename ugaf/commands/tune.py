@@ -21,9 +21,8 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
     from ugaf.tune import as_table, tune, with_settings
-    from ugaf.view import RunView
 
-    view = with_settings(RunView(asked.find_run(options.run)), options.set)
+    view = with_settings(asked.view(options), options.set)
     tuned = tune(view, options.stage)
     console.print(as_table(tuned.rules, tuned.end), crop=False)
     for note in tuned.notes:

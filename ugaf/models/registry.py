@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
+from ugaf import trust
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.models.prompts import PromptsOf, digest
 from ugaf.needs import Needs, together
@@ -91,6 +92,8 @@ def engine_class(interface: str, spec: Mapping[str, Any]) -> Any:
     if ":" not in path:
         raise ConfigError(f"{interface}: unknown engine {name!r}{nearest(name, known)}")
     module, _, attribute = path.partition(":")
+    if name not in known:
+        trust.check(module)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
