@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,3 +215,38 @@ def test_no_section_is_wider_than_the_window(browser: webdriver.Chrome, address:
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.find_element(By.CSS_SELECTOR, "#balance figure td.n").is_displayed()
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_details_on_a_phone_stand_below_each_other(browser: webdriver.Chrome, address: str) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(address)
+    for card in ("#cards .card", "#cards .card:nth-child(7)"):
+        browser.execute_script("document.querySelector(arguments[0]).click()", card)
+        boxes = browser.execute_script(
+            "return ['.details-head', '.details-modes', '#stage-view', '#details-columns'].map((name) => {"
+            "const box = document.querySelector(name).getBoundingClientRect();"
+            "return [box.top, box.bottom, box.right]; })"
+        )
+        for (_, bottom, right), (top, _, _) in itertools.pairwise(boxes):
+            assert bottom <= top + 1
+            assert right <= 390
+        assert browser.execute_script(
+            "const all = document.querySelector('#stage-view').getBoundingClientRect();"
+            "return [...document.querySelectorAll('#stage-view .frame')].every((frame) => "
+            "frame.getBoundingClientRect().bottom <= all.bottom + 1)"
+        )
+        browser.execute_script("document.querySelector('dialog').close()")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_dark_browser_prints_in_light_colours(browser: webdriver.Chrome, address: str) -> None:
+    def ground(media: str) -> str:
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": dark})
+        return browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+
+    browser.get(address)
+    assert ground("screen") == "rgb(18, 19, 22)"
+    assert ground("print") == "rgb(246, 246, 243)"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

@@ -199,6 +199,17 @@ def test_a_slider_gives_short_numbers_and_the_funnel_follows_in_the_event(page: 
     assert page.execute_script("return Settings.yaml(tuning.run)").count(f"a: {{min: {text}, max: 2}}") == 1
 
 
+def test_bounds_that_cross_are_said(page: webdriver.Chrome) -> None:
+    def said() -> str:
+        return page.find_element(By.CSS_SELECTOR, f'[data-stage="{FIRST}"][data-column="n"] .crossed').text
+
+    type_bound(page, FIRST, "n", "min", "3")
+    type_bound(page, FIRST, "n", "max", "2")
+    assert "min is over max" in said()
+    type_bound(page, FIRST, "n", "max", "3")
+    assert said() == ""
+
+
 def test_keys_move_a_slider_and_its_loose_end_is_no_limit(page: webdriver.Chrome) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -92,7 +92,8 @@ const Knob = (() => {
         field.addEventListener("change", () => this.showBounds());
       }
       const track = make("div", { class: "track" }, ...SIDES.map((side) => sides[side].slider));
-      return make("div", {}, track, make("div", { class: "sides" }, ...SIDES.map((side) => sides[side].node)));
+      this.crossed = make("p", { class: "crossed", role: "alert" });
+      return make("div", {}, track, make("div", { class: "sides" }, ...SIDES.map((side) => sides[side].node)), this.crossed);
     }
 
     move(side, bound, typing = false) {
@@ -122,6 +123,7 @@ const Knob = (() => {
         for (const part of [node, slider]) part.classList.toggle("off", !isSet);
         slider.classList.toggle("active", side === this.active);
       }
+      this.crossed.textContent = this.bound("min") > this.bound("max") ? "min is over max: no row can be kept, and a run refuses these settings" : "";
       const same = Tuning.KINDS.every((kind) => of[kind] === (this.page.run.present[this.stage.name][this.column.name] || {})[kind]);
       this.node.classList.toggle("changed", !same);
       this.resetButton.tabIndex = same ? -1 : 0;
