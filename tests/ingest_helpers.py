@@ -27,7 +27,8 @@ def settings(path: Any, **options: Any) -> InputSettings:
 
 
 def ingest(path: Any, **options: Any) -> list[IngestedRow]:
-    return list(produce(list(list_sources([settings(path, **options)]))))
+    entry = settings(path, **options)
+    return list(produce(list(list_sources([entry])), [entry]))
 
 
 def keys(path: Any, **options: Any) -> list[str]:

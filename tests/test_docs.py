@@ -30,6 +30,7 @@ from ugaf.errors import ConfigError
 from ugaf.export import ExportSettings
 from ugaf.export import columns as export_columns
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
+from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.models import registry
 from ugaf.models.diffusion.settings import Cache, Lora
 from ugaf.models.placement import PlacementSettings
@@ -62,6 +63,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "placement": PlacementSettings,
     "lora": Lora,
     "cache": Cache,
+    "limits": LimitSettings,
+    "http": HttpSettings,
 }
 ENGINES = [(interface, name) for interface, known in registry.ENGINES.items() for name in known]
 

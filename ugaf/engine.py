@@ -41,10 +41,12 @@ class _WorkerError(Exception):
 MakeTask = Callable[[Group], Task]
 
 
-def run_inline(groups: Sequence[Group], make_task: MakeTask, work: Mapping[str, Sequence[str]]) -> None:
+def run_inline(
+    groups: Sequence[Group], make_task: MakeTask, work: Mapping[str, Sequence[str]], monitor: Monitor | None = None
+) -> None:
     """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
     for group in groups:
-        worker = StageWorker(make_task(group), Monitor())
+        worker = StageWorker(make_task(group), monitor or Monitor())
         for fragment, skip in work.items():
             worker.run(fragment, skip)
 
@@ -145,6 +147,12 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 problem = ray.get(self.monitor.problem.remote()) or _cause(error)
                 raise RunError(f"a worker stopped the run: {problem}") from error
+
+    def news(self) -> list[str]:
+        """What workers told since the last call, see `Monitor.news`."""
+        import ray
+
+        return ray.get(self.monitor.news.remote())
 
     def run_whole(self, run: RunRows, seed: int, progress: Progress) -> None:
         """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""

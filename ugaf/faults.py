@@ -331,9 +331,14 @@ def stopping(store: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        fault = service_fault(error)
-        if fault is None:
-            raise
+        raise_if_service(error, store)
+        raise
+
+
+def raise_if_service(error: Exception, store: str) -> None:
+    """Raises StopRun if the fault is the service's."""
+    fault = service_fault(error)
+    if fault is not None:
         raise stop(store, fault) from error
 
 

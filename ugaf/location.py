@@ -9,7 +9,7 @@ harmless: an option that nobody has heard of may be a password.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import parse_qsl, quote, unquote
@@ -38,7 +38,7 @@ _STORE_OPTIONS = (
 )
 _WEB_OPTIONS = ("download", "fm", "format", "h", "height", "id", "page", "q", "size", "v", "version", "w", "width")
 _HARMLESS = frozenset(_STORE_OPTIONS + _WEB_OPTIONS)
-_HARMLESS_VALUE = re.compile(r"[A-Za-z0-9_.:/ -]{0,64}")
+_HARMLESS_VALUE = re.compile(r"[A-Za-z0-9_.:/ \[\]-]{0,64}")
 _SECRET_NAMES = re.compile(
     r"(?i)\b((?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|aws_secret_access_key|"
     r"aws_session_token|secret_key|access_key|account_key|sas_token|signature|password|passwd|api_?key|token|sig))"
@@ -96,8 +96,10 @@ class Location:
             return "::".join(link.public for link in self._chain)
         if not self._parts:
             return scrub(self.open) if "://" in self.open else self.open
-        kept = [(name, value) for name, value in self.options if _is_harmless(name, value)]
-        query = "&".join(f"{name}={quote(_without_user(value), safe='/:')}" for name, value in kept)
+        if not self.has_secret:
+            return self.open
+        kept = [(name, _without_user(value)) for name, value in self.options]
+        query = "&".join(f"{name}={quote(value, safe='/:')}" for name, value in kept if _is_harmless(name, value))
         return f"{self.name}?{query}" if query else self.name
 
     @cached_property
@@ -154,6 +156,48 @@ class Location:
         return match.groupdict() if match else {}
 
 
+_KEPT: dict[str, str] = {}
+"""Public face -> what opens it, for the secrets that this process was given. In memory only."""
+
+
+def kept(url: str) -> str:
+    """The public face of a path or URL, whose secrets this process remembers for `opening`.
+
+    Settings hold public faces alone, so that whatever is written from them has no secret in it.
+    """
+    location = Location(url)
+    if location.has_secret:
+        _KEPT[location.public] = url
+    return location.public
+
+
+def opening(url: str) -> str:
+    """What opens a place of which the public face is given; what has no secrets comes back as it is."""
+    return _KEPT.get(url, url)
+
+
+def secrets() -> dict[str, str]:
+    """All that `kept` remembers, to be handed to a worker's process in memory (see `remember`)."""
+    return dict(_KEPT)
+
+
+def remember(known: Mapping[str, str]) -> None:
+    """Take over what another process knows."""
+    _KEPT.update(known)
+
+
+def check_keys(url: str, what: str) -> str:
+    """`kept`, for a setting. Raises ValueError for an object store's keys, which belong in the environment."""
+    location = Location(url)
+    if location.has_store_keys:
+        raise ValueError(
+            f"{what} must not hold keys or tokens of an object store: they belong in the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY) or in "
+            "the store's own configuration file"
+        )
+    return kept(url)
+
+
 def public(url: str) -> str:
     """The public face of a path or URL, see `Location.public`."""
     return Location(url).public
@@ -177,7 +221,7 @@ def secrets_of(url: str) -> list[str]:
 
 
 def _is_harmless(name: str, value: str) -> bool:
-    return name in _HARMLESS and bool(_HARMLESS_VALUE.fullmatch(_without_user(value)))
+    return name in _HARMLESS and bool(_HARMLESS_VALUE.fullmatch(value))
 
 
 def _without_user(value: str) -> str:

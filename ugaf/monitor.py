@@ -34,6 +34,8 @@ class Monitor:
         self._seconds: dict[str, float] = {}
         self._starts: Counter[str] = Counter()
         self._problem = ""
+        self._put_off: Counter[str] = Counter()
+        self._told: list[str] = []
 
     def starting(self, worker: str) -> int:
         """A worker's process begins its set-up. Returns how many of its processes before died in theirs."""
@@ -73,6 +75,28 @@ class Monitor:
         self._counts.setdefault(stage, Counter()).update(counts)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
+    def put_off(self, why: str) -> None:
+        """A source stays pending, since its host gave no answer. why: the host, and what it said."""
+        self._put_off[why if why in self._put_off or len(self._put_off) < REASONS else "other hosts"] += 1
+
+    def tell(self, line: str) -> None:
+        """Something that whoever watches the run should know now."""
+        if line not in self._told[-REASONS:]:
+            self._told.append(line)
+
+    def news(self) -> list[str]:
+        """What was told since the last call, and what was put off."""
+        told, self._told = self._told, []
+        put_off, self._put_off = self._put_off, Counter()
+        if put_off:
+            hosts = "; ".join(f"{why} ({count})" for why, count in put_off.most_common(5))
+            more = f"; {len(put_off) - 5} hosts more" if len(put_off) > 5 else ""
+            told.append(
+                f"{put_off.total()} sources stay pending, since their hosts gave no answer: {hosts}{more}. The same "
+                "command asks them again; with http.unanswered: failed in the input they count as failed"
+            )
+        return told
+
     def fail(self, problem: str) -> None:
         """A worker stops the run; the first one's reason is kept."""
         self._problem = self._problem or problem
@@ -84,6 +108,10 @@ class Monitor:
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Rows done in this session by stage: counts by verdict, and seconds of work."""
         return {stage: {**counts, "seconds": self._seconds[stage]} for stage, counts in self._counts.items()}
+
+
+REASONS = 1000
+"""Most different reasons and lines that are kept."""
 
 
 class BatchedJournal:
@@ -106,6 +134,12 @@ class BatchedJournal:
         self._flush()
         # Not waited for: if it is lost with this process, rows that are committed are looked at once more.
         self._actor.leave.remote(chain, fragment)
+
+    def put_off(self, why: str) -> None:
+        self._actor.put_off.remote(why)
+
+    def tell(self, line: str) -> None:
+        self._actor.tell.remote(line)
 
     def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
         with self._lock:

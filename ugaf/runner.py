@@ -26,6 +26,7 @@ from ugaf.errors import ConfigError
 from ugaf.fitting import fit
 from ugaf.ingest import SourceRef, list_sources
 from ugaf.models.servers import ServerLink
+from ugaf.monitor import Monitor
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.session import Session, cluster_address
@@ -102,9 +103,14 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
             if work.groups[0].whole_run:
                 _run_whole(columns, found, work.groups[0], options, engine, progress)
             elif engine is None:
-                run_inline(work.groups, make_task, work.fragments)
+                monitor = Monitor()
+                run_inline(work.groups, make_task, work.fragments, monitor)
+                for line in monitor.news():
+                    notify(line)
             else:
                 engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
+                for line in engine.news():
+                    notify(line)
             found = survey(columns)
             save_record(columns, found.fits)
 

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ugaf import faults
+from ugaf import faults, location
 from ugaf.errors import ConfigError
 from ugaf.location import Location, scrub
 
@@ -49,6 +49,7 @@ def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
     Plain paths are local. `file`, `s3`, `gs`, `abfs` and `hdfs` URLs use pyarrow (an S3 server of one's own:
     `s3://bucket/path?endpoint_override=http://host:port`, or AWS_ENDPOINT_URL); every other scheme is fsspec's.
     """
+    url = location.opening(url)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", url)
     if scheme is None:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
@@ -70,16 +71,19 @@ def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
 class Storage:
     """A folder of files under a path or URL. Paths given to it are relative to that folder, separated by "/".
 
-    It can be pickled (only the URL travels), and is opened where it is used. A store that is at fault is asked again,
-    and stops the run when patience has run out (see `faults`).
+    It can be pickled (only the URL travels), and is opened where it is used. `url` is the public one. A store that is
+    at fault is asked again, and stops the run when patience has run out (see `faults`).
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
+        self.url = location.kept(url) if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._opened: tuple[pafs.FileSystem, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_opened": None}
+        return {"url": self.url, "opening": location.opening(self.url)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["opening"])  # type: ignore[misc]
 
     @property
     def filesystem(self) -> pafs.FileSystem:

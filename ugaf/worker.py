@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ugaf import faults, ingest
+from ugaf import faults, ingest, location
 from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
@@ -55,6 +55,10 @@ class Journal(Protocol):
 
     def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None: ...
 
+    def put_off(self, why: str) -> None: ...
+
+    def tell(self, line: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Task:
@@ -64,6 +68,7 @@ class Task:
     retry_failed: rows that failed before are done again.
     lane: the lane of the (only) stage that this worker runs, see `Stage.lanes`.
     servers: where the model servers are that its stages name.
+    secrets: what opens the URLs whose public faces the pipeline holds; in memory only.
     """
 
     url: str
@@ -73,6 +78,7 @@ class Task:
     retry_failed: bool = False
     lane: str | None = None
     servers: Servers = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=location.secrets, repr=False)
 
 
 class StageWorker:
@@ -80,7 +86,8 @@ class StageWorker:
 
     def __init__(self, task: Task, journal: Journal) -> None:
         one_thread()
-        faults.set_patience(task.pipeline.settings.engine.patience_s)
+        location.remember(task.secrets)
+        faults.set_patience(task.pipeline.settings.engine.patience_s, journal.tell)
         self.task = task
         self.journal = journal
         self.columns = Columns(Storage(task.url), task.pipeline)
@@ -187,7 +194,8 @@ class _Ingest:
             return
         self.worker.journal.begin(INGEST, self.fragment, INGEST if alone else "", [ref.key for ref in refs])
         start = time.perf_counter()
-        for produced in ingest.produce(refs):
+        inputs = self.worker.task.pipeline.settings.inputs
+        for produced in ingest.produce(refs, inputs, lambda _, error: self.worker.journal.put_off(str(error))):
             now = time.perf_counter()
             self._record(produced, attempt, now - start)
             self.buffer.flush()

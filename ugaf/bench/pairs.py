@@ -24,13 +24,15 @@ import pyarrow.parquet as pq
 from ugaf.bench.items import Benchmark, Item, Pictures
 from ugaf.errors import ConfigError
 from ugaf.ingest import InputSettings, SourceRef, list_sources
-from ugaf.ingest.loading import MAX_FILE_BYTES, load
+from ugaf.ingest.limits import LimitSettings
+from ugaf.ingest.loading import PutOff, load
 from ugaf.ingest.pair_cells import label, text
 from ugaf.ingest.places import Place, list_names
 from ugaf.stage import Failure
 
 ALL = "all"
 """The group of pairs without a task."""
+_MOST_BYTES = LimitSettings().file_bytes
 _LIGHT = ("id", "instruction", "task", "boxes", "reference")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -108,7 +110,10 @@ def _named(items: list[Item]) -> Iterator[Item]:
 
 def _read_refs(items: Sequence[Item]) -> Iterator[Pictures | Failure]:
     for _, loaded in load([item.where for item in items]):
-        yield loaded if isinstance(loaded, Failure) else Pictures(loaded.image, loaded.edited)
+        if isinstance(loaded, PutOff):
+            yield Failure.of(loaded.error)
+        else:
+            yield loaded if isinstance(loaded, Failure) else Pictures(loaded.image, loaded.edited)
 
 
 def _tar(place: Place) -> Iterator[Item]:
@@ -157,7 +162,7 @@ def _folder(source: Place, edited: Place) -> Iterator[Item]:
     found = [{name.rpartition(".")[0]: name for name in side if name.lower().endswith(_IMAGES)} for side in sides]
     for stem in sorted(found[0].keys() | found[1].keys()):
         told = next((side[f"{stem}.txt"] for side in sides[::-1] if f"{stem}.txt" in side), None)
-        instruction = told.read(MAX_FILE_BYTES).decode("utf-8", "replace").strip() if told is not None else ""
+        instruction = told.read(_MOST_BYTES).decode("utf-8", "replace").strip() if told is not None else ""
         where = [side[names[stem]] if stem in names else None for side, names in zip(sides, found, strict=True)]
         yield Item(stem, ALL, instruction, outputs=(stem,), where=where)
 
@@ -169,6 +174,6 @@ def _read_folder(items: Sequence[Item]) -> Iterator[Pictures | Failure]:
             yield Failure("FileNotFoundError", f"no picture {item.id} in {lacking[0]}/")
             continue
         try:
-            yield Pictures(*(place.read(MAX_FILE_BYTES) for place in item.where))
+            yield Pictures(*(place.read(_MOST_BYTES) for place in item.where))
         except OSError as error:
             yield Failure.of(error)

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ugaf import location
 from ugaf.errors import nearest
+from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.stage import Settings
 
 Kind = Literal["auto", "images", "webdataset", "parquet", "pairs"]
@@ -32,12 +34,32 @@ class InputSettings(Settings):
         None,
         description="folder that image paths in a pair set or Parquet file start from; default: the file's own",
     )
+    allow: list[str] = Field(
+        [], description="other folders or URLs below which a path in the data may lie, or a link of a folder may lead"
+    )
+    hosts: list[str] | None = Field(
+        None,
+        description="hosts that web addresses in the data may name (HOST, HOST:PORT, *.DOMAIN); default: every public "
+        "one",
+    )
+    limits: LimitSettings = Field(LimitSettings(), description="sizes over which a file, line or image is refused")
+    http: HttpSettings = Field(HttpSettings(), description="patience with web servers")
     limit: int | None = Field(None, ge=1, description="take only this many, in listing order")
 
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path", "root")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return None if value is None else location.check_keys(value, "an input's URL")
+
+    @field_validator("allow")
+    @classmethod
+    def _public_all(cls, value: list[str]) -> list[str]:
+        return [location.check_keys(folder, "a URL of `allow`") for folder in value]
 
     @field_validator("columns")
     @classmethod

@@ -47,7 +47,8 @@ def list_sources(inputs: InputSettings | Sequence[InputSettings]) -> Iterator[So
     entries = [inputs] if isinstance(inputs, InputSettings) else list(inputs)
     pairs = hold_pairs(entries)
     for settings in entries:
-        yield from itertools.islice(_list_input(settings, pairs), settings.limit)
+        found = itertools.islice(_list_input(settings, pairs), settings.limit)
+        yield from (source.of_input(settings.path) for source in found)
 
 
 def hold_pairs(inputs: Sequence[InputSettings]) -> bool:

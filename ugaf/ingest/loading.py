@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from ugaf import faults
 from ugaf.errors import ConfigError
 from ugaf.ingest import pair_cells, samples
+from ugaf.ingest.access import Reach, reach_of
+from ugaf.ingest.fetching import NotNowError
+from ugaf.ingest.inputs import InputSettings
+from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.places import Place
 from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.ingest.tables import read_rows
 from ugaf.ingest.tars import read_member
+from ugaf.location import Location
 from ugaf.stage import Failure
-from ugaf.storage import ahead, readers_of
+from ugaf.storage import ahead
 
-MAX_FILE_BYTES = 1 << 30
-"""A single image's file of more bytes is refused unread."""
+Inputs = Mapping[str, InputSettings]
+"""The pipeline's inputs by their (public) path."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +47,49 @@ class Loaded:
     name: str | None = None
 
 
-Outcome = tuple[SourceRef, Loaded | Failure]
+@dataclass(frozen=True)
+class PutOff:
+    """Nothing is known of a source: the foreign host that has it gave no answer."""
+
+    error: NotNowError
 
 
-def load(refs: Sequence[SourceRef]) -> Iterator[Outcome]:
-    """Each source, in order, with what was read or why it could not be. Never raises for a source."""
+Outcome = tuple[SourceRef, Loaded | Failure | PutOff]
+
+
+def load(refs: Sequence[SourceRef], inputs: Sequence[InputSettings] = ()) -> Iterator[Outcome]:
+    """Each source with what was read or why it could not be, in order but for those that a host refused, which are
+    asked for once more at the end. Never raises for a source.
+
+    inputs: as the pipeline has them now; a source finds its own by the name in its locator.
+
+    Raises StopRun if a store or server of the input, or a disk, is at fault for longer than patience lasts.
+    """
+    settings = {entry.path: entry for entry in inputs}
+    refused: list[SourceRef] = []
+    for outcome in _load(refs, settings):
+        ref, loaded = outcome
+        if isinstance(loaded, PutOff) and loaded.error.refused:
+            refused.append(ref)
+        else:
+            yield outcome
+    # Meanwhile their hosts may have answered for others: then the refusal is theirs alone.
+    yield from _load(refused, settings)
+
+
+def _load(refs: Sequence[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
     for container, group in itertools.groupby(refs, key=_container):
         if container is None:
-            yield from _load_single(list(group))
+            yield from _load_single(list(group), inputs)
         elif container[0] == "tar":
-            yield from _load_tar(list(group))
+            yield from _load_tar(list(group), inputs)
         else:
-            yield from _load_table(list(group))
+            yield from _load_table(list(group), inputs)
+
+
+def _settings_of(where: Mapping[str, Any], inputs: Inputs, uri: str) -> InputSettings:
+    name = where.get("input", uri)
+    return inputs.get(name) or InputSettings(path=name)
 
 
 def _container(ref: SourceRef) -> tuple[str, ...] | None:
@@ -63,57 +100,70 @@ def _container(ref: SourceRef) -> tuple[str, ...] | None:
     return ref.kind, ref.uri, ref.version, str(where.get("group"))
 
 
-def _load_single(refs: list[SourceRef]) -> Iterator[Outcome]:
-    remote = [where for where in (ref.where() for ref in refs) if "base" in where]
-    readers = min((readers_of(Place.from_locator(where, "").filesystem) for where in remote), default=1)
-    return ahead(_load_one, refs, readers)
+def _load_single(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
+    places = {_reading_place(ref.where()) for ref in refs}
+    readers = min((place.readers for place in places if place is not None), default=1)
+    return ahead(functools.partial(_load_one, inputs=inputs), refs, readers)
 
 
-def _load_one(ref: SourceRef) -> Outcome:
+def _reading_place(where: Mapping[str, Any]) -> Place | None:
+    """The folder of the remote file system that a source is read from; None for a local file."""
+    cells = where.get("cells", {}).values()
+    web = next((cell for cell in cells if isinstance(cell, str) and cell.startswith(("http://", "https://"))), None)
+    if web is not None:
+        return Place.of(web).parent()
+    return Place.from_locator({**where, "path": ""}, "") if "base" in where else None
+
+
+def _load_one(ref: SourceRef, inputs: Inputs) -> Outcome:
     where = ref.where()
     if "error" in where:
         return ref, Failure(where["error"]["type"], where["error"]["message"])
-    return _guarded(ref, functools.partial(_read_single, ref, where))
+    return _guarded(ref, functools.partial(_read_single, ref, where, _settings_of(where, inputs, ref.uri)))
 
 
-def _read_single(ref: SourceRef, where: dict[str, Any]) -> Loaded:
+def _read_single(ref: SourceRef, where: dict[str, Any], settings: InputSettings) -> Loaded:
     if ref.kind == "sample":
         return Loaded(samples.read_sample(where["file"]))
     if ref.kind == "pair":
-        return _loaded_pair(where["cells"], Place.from_locator(where, ""))
-    data = Place.from_locator(where, ref.uri).read(MAX_FILE_BYTES)
+        return _loaded_pair(where["cells"], reach_of(Place.from_locator(where, ""), ref, settings))
+    data = Place.from_locator(where, ref.uri).read(settings.limits.file_bytes)
     if len(data) != where.get("size", len(data)):
         # Its version and its possible duplicates were told by that size; a rerun lists it anew.
         raise SourceError(f"changed while it was read: {where['size']} bytes when listed, now {len(data)}; run again")
     return Loaded(data)
 
 
-def _load_tar(refs: list[SourceRef]) -> Iterator[Outcome]:
-    place = Place.from_locator(refs[0].where(), refs[0].uri)
+def _load_tar(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
+    where = refs[0].where()
+    place = Place.from_locator(where, refs[0].uri)
+    limits = _settings_of(where, inputs, refs[0].uri).limits
     try:
-        file = place.open()
+        file = faults.patiently(place.open, place.uri)
     except (OSError, pa.ArrowException, ConfigError) as error:
         for ref in refs:
             yield ref, _failure(error)
         return
     with file:
         for ref in refs:
-            yield _guarded(ref, functools.partial(_loaded_member, file, ref.where()))
+            yield _guarded(ref, functools.partial(_loaded_member, file, ref.where(), limits))
 
 
-def _loaded_member(file: Any, where: dict[str, Any]) -> Loaded:
-    if where["size"] > MAX_FILE_BYTES:
-        raise SourceError(f"member of {where['size']} bytes is over the limit of {MAX_FILE_BYTES} bytes for one image")
+def _loaded_member(file: Any, where: dict[str, Any], limits: LimitSettings) -> Loaded:
+    limits.check("member", where["size"], "file_mb")
+    if "caption" in where:
+        limits.check("caption", where["caption"][2], "caption_kb")
     data, caption = read_member(file, where)
     return Loaded(data, caption=caption)
 
 
-def _load_table(refs: list[SourceRef]) -> Iterator[Outcome]:
+def _load_table(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
     """Rows of one row group. Where it cannot be read further, the rows that are left fail with that reason."""
     where = [ref.where() for ref in refs]
     place = Place.from_locator(where[0], refs[0].uri)
     columns: dict[str, str] = where[0]["columns"]
     folder = Place.of(where[0]["root"]) if "root" in where[0] else place.parent()
+    reach = reach_of(folder, refs[0], _settings_of(where[0], inputs, refs[0].uri))
     order = sorted(range(len(refs)), key=lambda index: where[index]["row"])
     done = 0
     try:
@@ -121,26 +171,27 @@ def _load_table(refs: list[SourceRef]) -> Iterator[Outcome]:
             ref = refs[order[done]]
             done += 1
             cells = {role: fields.get(name) for role, name in columns.items()}
-            yield _guarded(ref, functools.partial(_loaded_row, cells, folder))
+            yield _guarded(ref, functools.partial(_loaded_row, cells, reach))
     except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
+        faults.raise_if_service(error, place.uri)
         for index in order[done:]:
             yield refs[index], _failure(error)
 
 
-def _loaded_row(cells: dict[str, Any], folder: Place) -> Loaded:
+def _loaded_row(cells: dict[str, Any], reach: Reach) -> Loaded:
     if "source" in cells:
-        return _loaded_pair(cells, folder)
+        return _loaded_pair(cells, reach)
     return Loaded(
-        _image("image", cells.get("image"), folder),
+        _image("image", cells.get("image"), reach),
         caption=pair_cells.text(cells.get("caption")),
         name=pair_cells.label(cells.get("id")),
     )
 
 
-def _loaded_pair(cells: dict[str, Any], folder: Place) -> Loaded:
+def _loaded_pair(cells: dict[str, Any], reach: Reach) -> Loaded:
     return Loaded(
-        image=_image("source", cells.get("source"), folder),
-        edited=_image("edited", cells.get("edited"), folder),
+        image=_image("source", cells.get("source"), reach),
+        edited=_image("edited", cells.get("edited"), reach),
         instruction=pair_cells.text(cells.get("instruction")),
         task=pair_cells.text(cells.get("task")),
         boxes=cells.get("boxes"),
@@ -150,23 +201,26 @@ def _loaded_pair(cells: dict[str, Any], folder: Place) -> Loaded:
     )
 
 
-def _image(role: str, cell: Any, folder: Place) -> bytes:
+def _image(role: str, cell: Any, reach: Reach) -> bytes:
     """The bytes that an image cell holds or, as a path, names."""
     content = pair_cells.image_cell(role, cell)
     if isinstance(content, bytes):
+        reach.settings.limits.check(f"{role} image", len(content), "file_mb")
         return content
-    place = folder.resolve(content)
+    shown = Location(content[:300]).public
     try:
-        return place.read(MAX_FILE_BYTES)
+        return reach.read(content)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{role} image: no such file: {place.uri}") from error
+        raise FileNotFoundError(f"{role} image: no such file: {shown}") from error
     except (OSError, pa.ArrowException, SourceError) as error:
-        raise SourceError(f"{role} image {place.uri}: {error}") from error
+        raise SourceError(f"{role} image {shown}: {error}") from error
 
 
 def _guarded(ref: SourceRef, read: Callable[[], Loaded]) -> Outcome:
     try:
-        return ref, read()
+        return ref, faults.patiently(read, ref.uri)
+    except NotNowError as error:
+        return ref, PutOff(error)
     except Exception as error:
         # A source can be broken in ways that no list of exceptions foresees, and must never cost its neighbours.
         return ref, _failure(error)

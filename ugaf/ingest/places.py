@@ -1,4 +1,7 @@
-"""Where files are: opening, naming, walking and globbing on a local disk or any pyarrow / fsspec file system."""
+"""Where files are: opening, naming, walking and globbing on a local disk or any pyarrow / fsspec file system.
+
+A place holds no secret: what opens it, where that is more than its public face, is looked up when it is opened.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,33 @@ import fnmatch
 import functools
 import io
 import os
-import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ugaf import faults, location
+from ugaf.ingest.addresses import ForbiddenError, Hosts
+from ugaf.ingest.fetching import fetch
+from ugaf.ingest.limits import HttpSettings
+from ugaf.ingest.regular import check_regular, open_regular
+from ugaf.ingest.remote import WEB_BLOCK, StoreFile, WebFile
 from ugaf.ingest.sources import SourceError
-from ugaf.storage import open_filesystem
+from ugaf.ingest.web import HttpError, Web, host_of, origin_of
+from ugaf.storage import open_filesystem, readers_of
+
+Result = TypeVar("Result")
 
 _MAGIC = re.compile(r"[*?\[]")
 _REMOTE_BUFFER = 4 << 20
+WEB_READERS = 16
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_WEB = re.compile(r"https?://", re.IGNORECASE)
 
 
 InfoKind = Literal["file", "folder", "missing", "other"]
@@ -44,17 +57,20 @@ class Info:
 
 @dataclass(frozen=True)
 class Place:
-    """A path on a file system. `base` is a URL that opens the file system; "" is the local disk."""
+    """A path on a file system. `base`: a URL that opens the file system, without its secrets; "" is the local disk."""
 
     base: str
     path: str
 
     @classmethod
     def of(cls, url: str) -> Place:
+        base = location.kept(url)
+        if _WEB.match(url):
+            return cls(base, base)
         filesystem, path = open_filesystem(url)
         if isinstance(filesystem, pafs.LocalFileSystem):
             return cls("", path)
-        return cls(url, path)
+        return cls(base, path)
 
     @classmethod
     def from_locator(cls, locator: dict[str, Any], uri: str) -> Place:
@@ -86,56 +102,108 @@ class Place:
     def is_remote(self) -> bool:
         return bool(self.base)
 
+    @property
+    def readers(self) -> int:
+        """How many files of it are worth reading at once."""
+        return WEB_READERS if self.is_web else readers_of(self.filesystem)
+
+    @property
+    def is_web(self) -> bool:
+        return _WEB.match(self.base) is not None
+
+    @property
+    def opening(self) -> str:
+        """The URL that opens a web server's file, with the secrets that this process knows; else the place's name."""
+        if not self.is_web:
+            return self.uri
+        known = location.opening(self.path if self.path != self.base else self.base)
+        user = location.Location(location.opening(self.base)).user
+        if known == self.path and user:
+            scheme, _, rest = known.partition("://")
+            return f"{scheme}://{user}@{rest}"
+        return known
+
     def parent(self) -> Place:
-        return replace(self, path=self.path.rstrip("/").rpartition("/")[0] or "/")
+        path = self.path.partition("?")[0] if self.is_web else self.path
+        return replace(self, path=path.rstrip("/").rpartition("/")[0] or "/")
 
     def child(self, name: str) -> Place:
         return replace(self, path=f"{self.path.rstrip('/')}/{name}" if self.path else name)
 
-    def resolve(self, cell: str) -> Place:
-        """A path as written in a file of this folder: relative to it, absolute, or a URL of its own."""
-        if _SCHEME.match(cell) or os.path.isabs(cell):
-            return Place.of(cell)
-        if not self.base:
-            return Place("", os.path.normpath(os.path.join(self.path, cell)))
-        if "://" in self.path:
-            return self.child(cell.removeprefix("./"))
-        return replace(self, path=posixpath.normpath(posixpath.join(self.path, cell)))
-
-    def info(self) -> Info:
+    def info(self, web: Web | None = None) -> Info:
         """What is there now. Raises OSError if the file system cannot tell."""
         if not self.base:
             return _stat(self.path)
-        return _from_arrow(self.filesystem.get_file_info(self.path))
+        if self.is_web:
+            return self._asked(web or self.web())
+        return self._patiently(lambda: _from_arrow(self.filesystem.get_file_info(self.path)))
 
-    def open(self) -> BinaryIO:
+    def open(self, web: Web | None = None) -> BinaryIO:
         """The file for random access, with a buffer that spares object stores many small reads."""
         if not self.base:
-            return open(self.path, "rb")
-        return io.BufferedReader(self.filesystem.open_input_file(self.path), _REMOTE_BUFFER)
+            return open_regular(self.path)
+        if self.is_web:
+            return io.BufferedReader(WebFile(web or self.web(), self.opening), 1 << 16)
+        return io.BufferedReader(StoreFile(self.uri, self._open), _REMOTE_BUFFER)
 
-    def open_native(self) -> pa.NativeFile:
+    def open_native(self, web: Web | None = None) -> pa.NativeFile:
         """The file for random access by Arrow's own readers."""
-        if not self.base and not _is_utf8(self.path):
-            return pa.PythonFile(open(self.path, "rb"), "r")
-        return self.filesystem.open_input_file(self.path)
+        if not self.base and _is_utf8(self.path):
+            check_regular(self.path)
+            return self.filesystem.open_input_file(self.path)
+        return pa.PythonFile(self.open(web), "r")
 
-    def stream(self) -> BinaryIO:
+    def stream(self, web: Web | None = None) -> BinaryIO:
         """The file from its start, decompressed if its name says .gz, .bz2 or .zst."""
-        codec = _CODECS.get(self.name.lower().rpartition(".")[2])
+        codec = _CODECS.get(self.name.partition("?")[0].lower().rpartition(".")[2])
         if not self.base and codec is None:
-            return open(self.path, "rb")
-        raw = self.open_native()
+            return open_regular(self.path)
+        raw = self.open_native(web)
         return io.BufferedReader(pa.CompressedInputStream(raw, codec) if codec else raw, 1 << 20)
 
-    def read(self, limit: int) -> bytes:
+    def read(self, limit: int, web: Web | None = None) -> bytes:
         """The whole file. Raises SourceError for one of more than `limit` bytes."""
+        if self.is_web:
+            return fetch(web or self.web(), self.opening, limit, own=True).body
         with self.open() as file:
             size = file.seek(0, io.SEEK_END)
             if size > limit:
-                raise SourceError(f"file of {size} bytes is over the limit of {limit} bytes for one image")
+                raise SourceError(
+                    f"file of {size} bytes is over the limit of {limit} bytes for one image (limits.file_mb)"
+                )
             file.seek(0)
-            return file.read()
+            return file.read(limit + 1)[:limit] if not size else file.read(size)
+
+    def web(self, http: HttpSettings | None = None) -> Web:
+        """How a web server's file that an input names is asked for."""
+        name, user = self.opening, location.Location(self.opening).user
+        named = frozenset([host_of(name)])
+        return Web(http or HttpSettings(), Hosts(None, named), user, origin_of(name))
+
+    def _asked(self, web: Web) -> Info:
+        try:
+            answer = faults.patiently(lambda: web.get(self.opening, WEB_BLOCK, (0, 0)), self.uri)
+        except HttpError as error:
+            if error.status in (404, 410):
+                return Info("missing")
+            if error.status == 416:
+                return Info("file", 0)
+            raise OSError(str(error)) from error
+        except SourceError as error:
+            if isinstance(error, ForbiddenError):
+                raise
+            return Info("file")  # it is longer than was asked for
+        return Info("file", answer.total, answer.modified_ns)
+
+    def _open(self) -> pa.NativeFile:
+        return self.filesystem.open_input_file(self.path)
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        def mend(fault: faults.Fault) -> None:
+            if fault.kind == "refused":
+                _filesystem.cache_clear()
+
+        return faults.patiently(call, self.uri, mend=mend)
 
 
 @functools.lru_cache(maxsize=32)
@@ -155,7 +223,7 @@ def list_folder(place: Place) -> Iterator[tuple[Place, Info]]:
     if not place.base:
         yield from ((child, _stat(child.path)) for child in list_names(place))
         return
-    infos = place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=False))
+    infos = place._patiently(lambda: place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=False)))
     for info in sorted(infos, key=lambda info: info.base_name):
         if not info.base_name.startswith("."):
             yield place.child(info.base_name), _from_arrow(info)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ugaf import images
-from ugaf.ingest.loading import Loaded, load
+from ugaf.ingest.fetching import NotNowError
+from ugaf.ingest.inputs import InputSettings
+from ugaf.ingest.limits import LimitSettings
+from ugaf.ingest.loading import Loaded, PutOff, load
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 from ugaf.stage import Failure
@@ -68,18 +71,35 @@ class IngestedRow:
     refs: list[SourceRef]
 
 
-def produce(refs: Sequence[SourceRef]) -> Iterator[IngestedRow]:
-    """The rows of one fragment, each source in exactly one of them.
+def produce(
+    refs: Sequence[SourceRef],
+    inputs: Sequence[InputSettings] = (),
+    put_off: Callable[[SourceRef, NotNowError], None] | None = None,
+) -> Iterator[IngestedRow]:
+    """The rows of one fragment, each source in exactly one of them, but for those whose host gave no answer.
+
+    Args:
+        refs: the sources.
+        inputs: the pipeline's, whose limits and borders count.
+        put_off: told of each source that is in no row, and why.
 
     Sources with the same content are one row; a source that cannot be read is a failed row of its own. A row is held
     back only while a later source may still have the same content (the same size; for a pair, the same instruction).
     The order is deterministic, but not that of `refs`.
+
+    Raises StopRun, see `load`.
     """
-    refs = list(dict.fromkeys(refs))
+    pixels = {entry.path: entry.limits.megapixels for entry in inputs}
+    # Two inputs may name one source.
+    refs = list({(ref.uri, ref.member, ref.version): ref for ref in reversed(refs)}.values())[::-1]
     shared = _possible_duplicates(refs)
     held: dict[str, IngestedRow] = {}
-    for ref, loaded in load(refs):
-        row = _row(ref, loaded)
+    for ref, loaded in load(refs, inputs):
+        if isinstance(loaded, PutOff):
+            if put_off is not None:
+                put_off(ref, loaded.error)
+            continue
+        row = _row(ref, loaded, pixels.get(ref.where().get("input", "")))
         if isinstance(row.values, Failure) or ref not in shared:
             yield row
         elif row.id in held:
@@ -106,11 +126,12 @@ def failed_id(ref: SourceRef) -> str:
     return image_id(ref.key.encode())
 
 
-def _row(ref: SourceRef, loaded: Loaded | Failure) -> IngestedRow:
+def _row(ref: SourceRef, loaded: Loaded | Failure, megapixels: int | None) -> IngestedRow:
     failure = loaded if isinstance(loaded, Failure) else None
     if isinstance(loaded, Loaded):
         try:
-            id, values = _photo(loaded) if loaded.edited is None else _pair(loaded)
+            limit = megapixels or LimitSettings().megapixels
+            id, values = _photo(loaded, limit) if loaded.edited is None else _pair(loaded, limit)
             values["sources"] = [f"{ref.key} ({loaded.name})" if loaded.name else ref.key]
             return IngestedRow(id, values, values["sources"], [ref])
         except (images.ImageError, SourceError) as error:
@@ -120,15 +141,16 @@ def _row(ref: SourceRef, loaded: Loaded | Failure) -> IngestedRow:
     return IngestedRow(failed_id(ref), failure, [ref.key], [ref])
 
 
-def _photo(loaded: Loaded) -> tuple[str, dict[str, Any]]:
-    info = images.probe(loaded.image)
+def _photo(loaded: Loaded, megapixels: int) -> tuple[str, dict[str, Any]]:
+    info = _sized("image", images.probe(loaded.image), megapixels)
     values = {"image": loaded.image, **asdict(info), "caption": loaded.caption}
     return image_id(loaded.image), values
 
 
-def _pair(loaded: Loaded) -> tuple[str, dict[str, Any]]:
+def _pair(loaded: Loaded, megapixels: int) -> tuple[str, dict[str, Any]]:
     assert loaded.edited is not None
-    source, edited = _probe("source", loaded.image), _probe("edited", loaded.edited)
+    source = _sized("source image", _probe("source", loaded.image), megapixels)
+    edited = _sized("edited image", _probe("edited", loaded.edited), megapixels)
     if not loaded.instruction:
         raise RecordError("no instruction")
     boxes = parse_boxes(loaded.boxes, source.width, source.height, loaded.reference)
@@ -143,6 +165,16 @@ def _pair(loaded: Loaded) -> tuple[str, dict[str, Any]]:
         "plain": source.plain and edited.plain,
     }
     return pair_id(loaded.image, loaded.edited, loaded.instruction, boxes), values
+
+
+def _sized(what: str, info: images.ImageInfo, megapixels: int) -> images.ImageInfo:
+    """The same. Raises SourceError for more pixels than the input allows: decoded, they are a worker's memory."""
+    if info.width * info.height > megapixels * 1_000_000:
+        raise SourceError(
+            f"{what} of {info.width} x {info.height} pixels is over the limit of {megapixels} million pixels "
+            "(limits.megapixels)"
+        )
+    return info
 
 
 def _probe(role: str, data: bytes) -> images.ImageInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -59,6 +59,10 @@ class SourceRef:
         """A source known to be unreadable: reading it gives a failure with this error."""
         name = type(error).__name__ if isinstance(error, Exception) else SourceError.__name__
         return cls.of(uri, member, version, kind, {"error": {"type": name, "message": str(error)}})
+
+    def of_input(self, path: str) -> SourceRef:
+        """The same, with the input that named it in its locator, by which its settings are found again."""
+        return replace(self, locator=f'{self.locator[:-1]},"input":{json.dumps(path)}}}')
 
     @staticmethod
     def to_table(refs: Sequence[SourceRef]) -> pa.Table:
