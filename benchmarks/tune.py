@@ -29,7 +29,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from ugaf import config, images, runner  # noqa: E402
+from ugaf import config, images, record, runner  # noqa: E402
 from ugaf.columns import CHILDREN, SOURCES, Columns, part_schema  # noqa: E402
 from ugaf.config import Pipeline  # noqa: E402
 from ugaf.ingest import SourceRef  # noqa: E402
@@ -139,7 +139,7 @@ def write_run(pipeline: Pipeline, photographs: int) -> None:
             else:
                 rows = _drawn(spec, pipeline, keys, rng)
             columns.write(spec.name, name, rows, 1.0)
-    runner.save_record(columns, RunView(pipeline.output, pipeline).fits)
+    record.save(columns, RunView(pipeline.output, pipeline).fits)
 
 
 def _drawn(spec: StageSpec, pipeline: Pipeline, keys: list[str], rng: np.random.Generator) -> list[dict[str, Any]]:

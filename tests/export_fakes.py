@@ -89,6 +89,7 @@ class FakeView:
     )
     providers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(EDIT_SCHEMA.names, "s"))
     after_values: Callable[[], None] = lambda: None
+    inputs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def pipeline(self) -> Any:

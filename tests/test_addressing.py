@@ -90,12 +90,12 @@ def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) 
 
 def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:
     make_photos(tmp_path / "in", 3)
-    from ugaf import runner
+    from ugaf.cutting import cut
 
     checked = pipeline(tmp_path / "in", tmp_path / "run", [MEAN])
     view = go(checked)
     make_photos(tmp_path / "in", 1, start=9)
-    runner.cut(view.columns)
+    cut(view.columns)
     with pytest.raises(UgafError, match=r"photo-00009\.jpg has not been read yet"):
         RunView(checked.output, checked).find("photo-00009")
 

@@ -267,7 +267,7 @@ def test_explain_finds_rows_by_the_beginning_of_their_id(photos: Path, tmp_path:
     assert "verdict: kept by every stage" in text
     with pytest.raises(UgafError, match="no row"):
         list(explain(view, "zzz"))
-    with pytest.raises(UgafError, match="give more of it"):
+    with pytest.raises(UgafError, match="Give more of it"):
         list(explain(view, ""))
 
 

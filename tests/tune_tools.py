@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config, images
+from ugaf import config, images, record
 from ugaf.columns import CHILDREN, SOURCES, Columns
 from ugaf.config import Pipeline
 from ugaf.ingest import SourceRef
-from ugaf.runner import save_record
 from ugaf.storage import Storage, parquet_bytes
 from ugaf.view import RunView
 
@@ -74,7 +73,7 @@ class Written:
     def view(self) -> RunView:
         """The run, read as it is recorded."""
         view = RunView(self.pipeline.output, self.pipeline)
-        save_record(self.columns, view.fits)
+        record.save(self.columns, view.fits)
         return RunView(self.pipeline.output)
 
 

@@ -112,7 +112,7 @@ class _Wanted:
         self._ids: dict[int, set[str]] = {}
         self._whole: dict[str, list[str]] = {}
         self._endings = set(texts)
-        self._parts = [text for text in texts if text] if parts else []
+        self._parts = list(texts) if parts else []
         for text in texts:
             if _HEX.fullmatch(text):
                 self._ids.setdefault(len(text), set()).add(text)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import UgafError
 from ugaf.location import scrub
+from ugaf.origins import Runs, runs_of
 from ugaf.storage import Storage, light_columns, parquet_bytes
 
 Result = TypeVar("Result")
@@ -75,10 +76,10 @@ class Columns:
         names = None if columns is None else list(columns)
         return _parquet(self.storage, path, lambda file: file.read(columns=names, use_threads=False))
 
-    def count_sources(self, fragment: str) -> int:
-        """How many sources were cut into a fragment."""
+    def origins(self, fragment: str) -> Runs:
+        """The inputs of the sources that were cut into a fragment, and how many are of each, in their order."""
         path = f"{SOURCES}/{fragment}.parquet"
-        return _parquet(self.storage, path, lambda file: file.metadata.num_rows)
+        return _parquet(self.storage, path, lambda f: runs_of(f.schema_arrow.metadata, f.metadata.num_rows))
 
     def parts(self, stage: str, fragment: str) -> list[str]:
         folder = f"{self.folder(stage)}/{fragment}"

@@ -18,12 +18,10 @@ from ugaf import distinct
 from ugaf.columns import Columns, FragmentValues
 from ugaf.config import StageSpec
 from ugaf.errors import ConfigError, UgafError
+from ugaf.record import RUN_FILE
 from ugaf.rules import DISTINCT, Rule
 from ugaf.storage import Storage
 from ugaf.verdicts import PENDING, judge_all
-
-RECORD = "run.yaml"
-"""The run's record, which has the numbers that were fitted."""
 
 
 def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]]) -> dict[str, tuple[Rule, ...]]:
@@ -46,6 +44,13 @@ def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]
             break
         fits[spec.name] = fitted
     return fits
+
+
+def check_recorded(columns: Columns) -> None:
+    """Raises ConfigError where numbers on record are asked for and are not there: before any work starts."""
+    for spec in columns.pipeline.stages:
+        if spec.needs_fit:
+            _on_record(columns, spec)
 
 
 def _fit_stage(
@@ -188,11 +193,11 @@ def _on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
 
 def _read(storage: Storage, source: str) -> dict[str, Any]:
     try:
-        record = yaml.safe_load(storage.read(RECORD))
+        record = yaml.safe_load(storage.read(RUN_FILE))
     except FileNotFoundError as error:
         if source == "frozen":
             return {}
-        raise ConfigError(f"quantiles.source: {source} is not a run: it has no {RECORD}") from error
+        raise ConfigError(f"quantiles.source: {source} is not a run: it has no {RUN_FILE}") from error
     except yaml.YAMLError as error:
-        raise UgafError(f"{storage.url}/{RECORD} is damaged: {error}") from error
+        raise UgafError(f"{storage.url}/{RUN_FILE} is damaged: {error}") from error
     return record if isinstance(record, dict) else {}

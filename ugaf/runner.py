@@ -5,35 +5,28 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
-import numpy as np
-import yaml
-
-from ugaf import __version__, faults, rules
+from ugaf import faults, record
 from ugaf.across import rows_of, run_stage
-from ugaf.columns import SOURCES, Columns
+from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
+from ugaf.cutting import listed
 from ugaf.engine import MakeTask, RayEngine, run_inline
 from ugaf.errors import ConfigError
-from ugaf.fitting import fit
-from ugaf.ingest import SourceRef, list_sources
+from ugaf.fitting import check_recorded
 from ugaf.models.servers import ServerLink
 from ugaf.monitor import Monitor
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.session import Session, cluster_address
-from ugaf.storage import Storage, ahead, parquet_bytes
-from ugaf.verdicts import FAILED, Fits, duplicates, judge_all
-from ugaf.versions import package_versions
-from ugaf.view import RUN_FILE
+from ugaf.storage import Storage
+from ugaf.survey import Survey, survey
+from ugaf.verdicts import Fits
 from ugaf.worker import Task
 
 Notify = Callable[[str], None]
@@ -41,22 +34,14 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a user asks of one call. first, last: stages to run, by name (both given for a single stage)."""
+    """What a user asks of one call. first, last: stages to run, by name (both given for a single stage). replace: take
+    over the folder of another pipeline's run."""
 
     first: str | None = None
     last: str | None = None
     retry_failed: bool = False
     address: str | None = None
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
-    stage has yet to see, and rows that failed in it; without those where both are none."""
-
-    skips: dict[str, set[str]]
-    fits: Fits
-    todo: dict[str, dict[str, tuple[int, int]]]
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,35 +55,36 @@ class SegmentWork:
 
 
 def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
-    """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then."""
+    """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then.
+
+    What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
+    libraries looked at, before new sources count.
+    """
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
+    taken_over = record.check_pipeline(pipeline, options.replace)
     columns = Columns(Storage(pipeline.output), pipeline)
-    added = cut(columns) if INGEST in allowed else 0
-    if added:
-        notify(f"{added} new sources")
-    found = survey(columns)
-    save_record(columns, found.fits)
-    inline = pipeline.settings.engine.executor == "inline"
+    check_recorded(columns)
     parts = restricted(pipeline, options)
+    if taken_over:
+        notify(taken_over)
     with ExitStack() as stack:
-        engine: RayEngine | None = None
-        servers: RunningServers | None = None
-        on_cluster = cluster_address(options.address) is not None
+        machines = _Machines(pipeline, options, stack, notify)
+        if INGEST in allowed:
+            _take_in(columns, parts, machines, notify)
+        found = survey(columns)
+        record.save(columns, found.fits, found.inputs)
+        for line in record.stays(pipeline, found.inputs) if INGEST in allowed else ():
+            notify(line)
         for number, groups in enumerate(parts):
             work = pending_work(pipeline, found, groups, options)
             if not work.fragments or not work.groups:
                 continue
-            if servers is None:
-                _check_installed(pipeline, [group for part in parts[number:] for group in part], options)
-                if not inline:
-                    stack.enter_context(Session(options.address))
-                    engine = RayEngine()
-                    engine.check([work.groups, *parts[number + 1 :]], pipeline)
-                servers = stack.enter_context(RunningServers(pipeline, on_cluster, notify))
+            machines.ready([work.groups, *parts[number + 1 :]])
+            engine, servers = machines.engine, machines.servers
             servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
-            links = servers.need(servers_of(work.groups), on_ray=not inline)
+            links = servers.need(servers_of(work.groups), on_ray=engine is not None)
             make_task = _task_maker(columns, found.fits, options, links)
             if work.groups[0].whole_run:
                 _run_whole(columns, found, work.groups[0], options, engine, progress)
@@ -112,7 +98,51 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
                 for line in engine.news():
                     notify(line)
             found = survey(columns)
-            save_record(columns, found.fits)
+            record.save(columns, found.fits, found.inputs)
+
+
+def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, notify: Notify) -> None:
+    """Make what is new in the inputs part of the run, if the run can do its work."""
+    with listed(columns) as new:
+        if new.count:
+            machines.ready(parts)
+            if not columns.storage.exists(record.RUN_FILE):
+                record.save(columns, {})
+            new.publish()
+            notify(f"{new.count} new sources")
+        for origin, count in new.missing.items():
+            notify(
+                f"{count} sources of {origin.name} are no longer listed (gone, replaced or past its limit): what was "
+                "taken in from them stays in this run"
+            )
+
+
+class _Machines:
+    """What does the work, got ready when it is known that there is some: Ray, and the model servers.
+
+    engine: None for an inline run.
+    """
+
+    def __init__(self, pipeline: Pipeline, options: RunOptions, stack: ExitStack, notify: Notify) -> None:
+        self.engine: RayEngine | None = None
+        on_cluster = cluster_address(options.address) is not None
+        self.servers = RunningServers(pipeline, on_cluster, notify)
+        self._pipeline = pipeline
+        self._options = options
+        self._stack = stack
+        self._is_ready = False
+
+    def ready(self, parts: Sequence[Sequence[Group]]) -> None:
+        """Raises ConfigError or FitError where these segments cannot be done here. Done once, by the first call."""
+        if self._is_ready:
+            return
+        self._is_ready = True
+        _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
+        if self._pipeline.settings.engine.executor != "inline":
+            self._stack.enter_context(Session(self._options.address))
+            self.engine = RayEngine()
+            self.engine.check(parts, self._pipeline)
+        self._stack.enter_context(self.servers)
 
 
 def _run_whole(
@@ -182,55 +212,6 @@ def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOp
             raise ConfigError(f"{name}: {install_hint(missing)}")
 
 
-def survey(columns: Columns) -> Survey:
-    """Read the whole run once (and once more for each stage with quantile rules)."""
-    fragments = columns.fragments()
-    skips = duplicates(columns, fragments)
-    fits = fit(columns, fragments, skips)
-    todo: dict[str, dict[str, tuple[int, int]]] = {}
-    for verdicts in judge_all(columns, fragments, skips=skips, fits=fits):
-        for given in verdicts.stages:
-            counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))
-            if any(counts):
-                todo.setdefault(verdicts.fragment, {})[given.stage] = counts
-    return Survey(skips, fits, todo)
-
-
-def new_sources(columns: Columns) -> Iterator[SourceRef]:
-    """Sources of the inputs that no fragment has: known is the same place in the same version."""
-
-    def names(fragment: str) -> list[bytes]:
-        table = columns.sources(fragment, ["uri", "member", "version"])
-        return [_digest(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
-
-    # Digests, because a run knows millions of names.
-    known = {name for found in ahead(names, columns.fragments(), columns.storage.readers) for name in found}
-    for ref in list_sources(columns.pipeline.settings.inputs):
-        name = _digest(ref.uri, ref.member, ref.version)
-        if name not in known:
-            known.add(name)
-            yield ref
-
-
-def _digest(*texts: str) -> bytes:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
-
-
-def cut(columns: Columns) -> int:
-    """Cut what is new in the inputs into fragments, which never change after. Returns how many sources were new."""
-    size, added = columns.pipeline.settings.fragment_rows, 0
-    if next(new_sources(columns), None) is None:
-        return 0
-    # Two runs of one folder at once must not give one number to two fragments.
-    with columns.storage.lock(SOURCES):
-        fragments = columns.fragments()
-        number = int(fragments[-1]) + 1 if fragments else 0
-        for refs in batched(new_sources(columns), size):
-            columns.storage.write(f"{SOURCES}/{number:06d}.parquet", parquet_bytes(SourceRef.to_table(refs)))
-            number, added = number + 1, added + len(refs)
-    return added
-
-
 def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
     """What is missing in a segment."""
     order = [INGEST, *(spec.name for spec in pipeline.stages)]
@@ -251,21 +232,6 @@ def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], opt
     due = set(order[first:])
     needed = [group for group in (_from(group, due) for group in kept) if group is not None]
     return SegmentWork(needed, work, pending)
-
-
-def save_record(columns: Columns, fits: Fits) -> None:
-    """`run.yaml`: the resolved pipeline, versions, fingerprints and fitted quantiles. No time of day."""
-    pipeline = columns.pipeline
-    record = {
-        "ugaf": __version__,
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "fingerprints": {INGEST: pipeline.ingest_fingerprint, **{s.name: s.fingerprint for s in pipeline.stages}},
-        "fitted": {name: rules.describe(fitted) for name, fitted in fits.items()},
-        "pipeline": pipeline.document,
-    }
-    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
-    columns.storage.write_if_changed(RUN_FILE, text.encode())
 
 
 def _check_output(pipeline: Pipeline, options: RunOptions) -> None:
@@ -318,10 +284,3 @@ def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mappin
         return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers)
 
     return make
-
-
-def batched(items: Iterable[SourceRef], size: int) -> Iterator[list[SourceRef]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

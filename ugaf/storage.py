@@ -35,7 +35,8 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
+"""Names that begin so are in the making, or were left by a process that died: no listing shows them."""
 _LIGHT = "ugaf.light"
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
@@ -174,7 +175,7 @@ class Storage:
         direct = self._is_object_store()
         if not direct:
             self.filesystem.create_dir(folder, recursive=True)
-        working = target if direct else f"{folder}/{_TEMPORARY}{uuid.uuid4().hex}-{name}"
+        working = target if direct else f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
         try:
             if local:
                 with open(working, "wb") as file:
@@ -239,6 +240,16 @@ class Storage:
 
         self._patiently(once, path)
 
+    def remove_empty(self, path: str) -> None:
+        """Remove a folder of a local disk if there is nothing in it; object stores have no empty folders."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            with suppress(OSError):
+                os.rmdir(self.path(path))
+
+    def move(self, source: str, target: str) -> None:
+        """Give a file another name: a rename; on object stores a copy, which shows the object once it is whole."""
+        self._patiently(lambda: self.filesystem.move(self.path(source), self.path(target)), target)
+
     def _type(self, path: str) -> pafs.FileType:
         return self._patiently(lambda: self.filesystem.get_file_info(self.path(path)).type, path)
 
@@ -260,7 +271,7 @@ class Storage:
         for info in self.filesystem.get_file_info(selector):
             name = info.path[len(base) :].lstrip("/") if info.path.startswith(base) else info.path.rpartition("/")[2]
             wanted = info.type == pafs.FileType.File or not recursive
-            if wanted and not name.rpartition("/")[2].startswith(_TEMPORARY):
+            if wanted and not name.rpartition("/")[2].startswith(TEMPORARY):
                 yield name
 
     def _open(self) -> tuple[pafs.FileSystem, str]:

@@ -6,6 +6,7 @@ do), the funnel, `explain`, the report and the export. At every stage given = ke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from ugaf.columns import CHILDREN, REFS, SOURCES, Columns, children_table
 from ugaf.config import INGEST, StageSpec
 from ugaf.ingest import SourceRef
+from ugaf.origins import Origin, Runs
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.storage import ahead
@@ -35,6 +37,7 @@ class Given:
     code: int8 (n,) of KEPT, REJECTED, FAILED, PENDING. rule: int16 (n,), the rule broken, -1 if none.
     index: int64 (n,), the row's place in `table` (the stage's `id`, `error` and rule columns), -1 if not there.
     unread: for ingest, positions of sources that have not been read yet (a row has no id before).
+    origins: for ingest, the inputs that the fragment's sources came from.
     """
 
     stage: str
@@ -47,6 +50,13 @@ class Given:
     table: pa.Table
     seconds: float = 0.0
     unread: list[int] = field(default_factory=list)
+    origins: Runs = field(default_factory=list)
+
+    def by_origin(self) -> Counter[Origin]:
+        """Of ingest: how many rows are there by input. A row of several sources counts for that of its first."""
+        first = [min(places) for places in self.table.column(REFS).take(self.index).to_pylist() if places]
+        ends = np.cumsum([count for _, count in self.origins])
+        return Counter(self.origins[number][0] for number in np.searchsorted(ends, first, side="right"))
 
     def where(self, code: int) -> list[str]:
         """Ids with this verdict."""
@@ -211,11 +221,14 @@ def _judge_ingest(
     index = np.array(here, dtype=np.int64)
     code = np.array([FAILED if failed[i] else KEPT for i in here], dtype=np.int8)
     read = {place for places in refs for place in places}
-    unread = [place for place in range(columns.count_sources(fragment)) if place not in read]
+    origins = columns.origins(fragment)
+    unread = [place for place in range(sum(count for _, count in origins)) if place not in read]
     seconds = sum(float(fact.get(b"ugaf.seconds", 0)) for fact in facts)
     level = columns.pipeline.base_level
     rule = np.full(len(index), -1, dtype=np.int16)
-    return Given(INGEST, level, (), [ids[i] for i in here], code, rule, index, table, seconds, unread)
+    given = Given(INGEST, level, (), [ids[i] for i in here], code, rule, index, table, seconds, unread)
+    given.origins = origins
+    return given
 
 
 def _judge_stage(spec: StageSpec, rules: tuple[Rule, ...], ids: list[str], table: pa.Table) -> Given:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
-import yaml
 
-from ugaf import rules
+from ugaf import record, rules
 from ugaf.addressing import search
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
@@ -25,8 +24,6 @@ from ugaf.fitting import fit
 from ugaf.storage import Storage
 from ugaf.trust import only as trusting
 from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge, judge_all
-
-RUN_FILE = "run.yaml"
 
 
 @dataclass(frozen=True)
@@ -83,15 +80,20 @@ class RunView:
         self.path = path
         self.storage = Storage(path)
         self.record: dict[str, Any] = {}
-        if pipeline is None or self.storage.exists(RUN_FILE):
-            self.record = _read_record(self.storage, path)
+        if pipeline is None or self.storage.exists(record.RUN_FILE):
+            self.record = record.read(self.storage, path)
         if pipeline is None:
-            with trusting(trust, f"{path}/{RUN_FILE}"):
+            with trusting(trust, f"{path}/{record.RUN_FILE}"):
                 pipeline = parse(self.record["pipeline"])
             _check_fingerprints(self.record, pipeline, path)
         self.pipeline = pipeline
         self.name = pipeline.name
         self.columns = Columns(self.storage, pipeline)
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """Every input that ever fed the run: `input`, `sources`, `rows`. [] where there is no record of it."""
+        return [{key: entry[key] for key in ("input", "sources", "rows")} for entry in self.record.get("inputs", ())]
 
     @cached_property
     def fragments(self) -> list[str]:
@@ -260,29 +262,17 @@ class RunView:
         return part_schema(self.pipeline, provider).field(column).type
 
 
-def _check_fingerprints(record: dict[str, Any], pipeline: Pipeline, path: str) -> None:
+def _check_fingerprints(made: dict[str, Any], pipeline: Pipeline, path: str) -> None:
     """A run that other code made would read as pending, and its shards as stale: say so instead."""
     now = {INGEST: pipeline.ingest_fingerprint, **{spec.name: spec.fingerprint for spec in pipeline.stages}}
-    then = record.get("fingerprints", {})
+    then = made.get("fingerprints", {})
     for name, fingerprint in now.items():
         if then.get(name) != fingerprint:
             raise UgafError(
-                f"{path} was made by ugaf {record.get('ugaf', '?')} with other code: {name} is {then.get(name)} there "
+                f"{path} was made by ugaf {made.get('ugaf', '?')} with other code: {name} is {then.get(name)} there "
                 f"and {fingerprint} here; read it with the code that made it, or run its pipeline again"
             )
 
 
 def _is_measure(type: pa.DataType) -> bool:
     return pat.is_integer(type) or pat.is_floating(type)
-
-
-def _read_record(storage: Storage, path: str) -> dict[str, Any]:
-    try:
-        record = yaml.safe_load(storage.read(RUN_FILE))
-    except FileNotFoundError as error:
-        raise UgafError(f"{path} is not a run: it has no {RUN_FILE}") from error
-    except yaml.YAMLError as error:
-        raise UgafError(f"{path}/{RUN_FILE} is damaged: {error}") from error
-    if not (isinstance(record, dict) and "pipeline" in record):
-        raise UgafError(f"{path}/{RUN_FILE} is damaged: it has no `pipeline`")
-    return record

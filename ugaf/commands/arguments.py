@@ -18,6 +18,9 @@ def pipeline(parser: argparse.ArgumentParser) -> None:
     changes(parser, "change a setting, e.g. --set curation.photometric.keep.rgb_entropy.min=6 or --set seed=1")
     parser.add_argument("--input", action="append", default=[], help="take these inputs instead of the pipeline's")
     parser.add_argument("--output", help="the run's folder or URL (default: the pipeline's, else runs/NAME)")
+    parser.add_argument(
+        "--replace", action="store_true", help="take over the folder of another pipeline's run, whose columns stay"
+    )
     parser.add_argument("--stage", help="only this stage")
     parser.add_argument("--from", dest="first", metavar="STAGE", help="this stage and what follows")
     parser.add_argument("--until", dest="last", metavar="STAGE", help="up to and with this stage")

@@ -8,9 +8,10 @@ from argparse import Namespace
 from ugaf import config
 from ugaf.config import Pipeline
 from ugaf.errors import ConfigError, UgafError
+from ugaf.record import RUN_FILE
 from ugaf.runner import RunOptions
 from ugaf.storage import Storage
-from ugaf.view import RUN_FILE, RunView
+from ugaf.view import RunView
 
 
 def load(options: Namespace) -> Pipeline:
@@ -28,7 +29,7 @@ def load(options: Namespace) -> Pipeline:
 def run_options(options: Namespace) -> RunOptions:
     """What to do of the pipeline, and where."""
     first, last = options.first or options.stage, options.last or options.stage
-    return RunOptions(first=first, last=last, retry_failed=options.retry_failed, address=options.address)
+    return RunOptions(first, last, options.retry_failed, options.address, options.replace)
 
 
 def view(options: Namespace) -> RunView:

@@ -8,24 +8,29 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ugaf import record
 from ugaf.commands.terminal import console
 from ugaf.config import INGEST, Pipeline
+from ugaf.cutting import count_new
 from ugaf.errors import UgafError
 from ugaf.export import earlier
 from ugaf.models import registry
 from ugaf.models.servers import ModelServer, reserved
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
-from ugaf.runner import RunOptions, new_sources, pending_work, restricted, survey
+from ugaf.runner import RunOptions, pending_work, restricted
 from ugaf.spec import StageSpec
+from ugaf.survey import survey
 from ugaf.view import RunView
 
 
 def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
-    """Print it; reads the run's folder and lists the inputs."""
+    """Print it; reads the run's folder and lists the inputs. Raises what the run would be refused for."""
+    taken_over = record.check_pipeline(pipeline, run_options.replace)
     view = RunView(pipeline.output, pipeline)
     # Inputs may not be here where later stages run.
-    fresh = sum(1 for _ in new_sources(view.columns)) if run_options.first in (None, INGEST) else 0
+    takes_in = run_options.first in (None, INGEST)
+    fresh = count_new(view.columns) if takes_in else 0
     table = Table("segment", "workers", "stage", "folder", "done", "pending", box=None, pad_edge=False)
     done = {counts.name: counts.rows for counts in view.funnel()}
     found = survey(view.columns)
@@ -38,7 +43,11 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
                 pool = escape(_pool(group))
                 table.add_row(str(number), pool, name, view.columns.folder(name), str(done[name]), shown)
     console.print(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
+    if taken_over:
+        console.print(escape(taken_over))
     console.print(f"{fresh} sources not taken in yet; {done[INGEST]} rows taken in")
+    for line in record.stays(pipeline, found.inputs) if takes_in else ():
+        console.print(escape(line))
     console.print(table)
     _print_models(pipeline, restricted(pipeline, run_options))
     for line in earlier.planned(view):

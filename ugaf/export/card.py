@@ -192,6 +192,8 @@ def _columns(columns: Iterable[Column]) -> str:
 
 def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:
     document = {name: view.pipeline.document[name] for name in ("inputs", "seed") if name in view.pipeline.document}
+    if view.inputs:
+        document["inputs"] = view.inputs
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     text = re.sub(r"(//)[^/@\s]+@", r"\1", text)  # user:password@ of a URL
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))

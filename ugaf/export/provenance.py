@@ -5,6 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ugaf.view import RunView
+
+
+def inputs_of(view: RunView) -> list[str]:
+    """Every input that ever fed the run, and those of its pipeline."""
+    named = [entry.path for entry in view.pipeline.settings.inputs]
+    return list(dict.fromkeys([*named, *(entry["input"] for entry in view.inputs if entry["input"])]))
 
 
 def input_roots(paths: Sequence[str]) -> tuple[str, ...]:

@@ -167,7 +167,7 @@ class Reader:
         self.balance = plan.balance
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
-        self.roots = provenance.input_roots([entry.path for entry in view.pipeline.settings.inputs])
+        self.roots = provenance.input_roots(provenance.inputs_of(view))
         self._pngs = _PngCache(_CACHE_BYTES)
 
     def records(self) -> Iterator[Record]:

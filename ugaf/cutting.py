@@ -1,0 +1,141 @@
+"""Cutting: what is new in the inputs becomes fragments of sources, which never change after.
+
+The inputs are listed to their end first, and what is new is laid aside in the run's folder, where no reader sees it:
+a listing may still come upon something for which the run is refused, and a refused run leaves no sources behind. Only
+`New.publish` gives the fragments their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ugaf import origins
+from ugaf.columns import SOURCES, Columns
+from ugaf.ingest import SourceRef, hold_pairs, list_sources
+from ugaf.origins import Origin
+from ugaf.storage import TEMPORARY, ahead, parquet_bytes
+
+
+@dataclass
+class New:
+    """The new sources of a run's inputs, listed to their end.
+
+    count: how many. missing: known sources of these inputs that the listing did not give, by input: their files are
+    gone, were replaced, or lie beyond the input's `limit`.
+    """
+
+    columns: Columns
+    staging: str
+    count: int = 0
+    missing: Counter[Origin] = field(default_factory=Counter)
+    staged: list[str] = field(default_factory=list)
+
+    def publish(self) -> None:
+        """Make the new sources part of the run."""
+        fragments = self.columns.fragments()
+        first = int(fragments[-1]) + 1 if fragments else 0
+        for number, path in enumerate(self.staged, first):
+            self.columns.storage.move(path, f"{SOURCES}/{number:06d}.parquet")
+        self.staged.clear()
+
+    def lay_aside(self, refs: Sequence[SourceRef], of: Sequence[Origin]) -> None:
+        """Keep some new sources, up to a fragment of them, in a file that does not count."""
+        table = SourceRef.to_table(refs).replace_schema_metadata(origins.metadata(of))
+        path = f"{self.staging}/{len(self.staged):06d}.parquet"
+        self.columns.storage.write(path, parquet_bytes(table))
+        self.staged.append(path)
+        self.count += len(refs)
+
+
+@contextmanager
+def listed(columns: Columns) -> Iterator[New]:
+    """The new sources of the run's inputs; what of them is not published when the block ends is gone.
+
+    Raises ConfigError for an input that cannot be used, with nothing left behind.
+    """
+    storage, size = columns.storage, columns.pipeline.settings.fragment_rows
+    new = New(columns, f"{SOURCES}/{TEMPORARY}{uuid.uuid4().hex}")
+    # Two runs of one folder at once must not give one number to two fragments.
+    with storage.lock(SOURCES):
+        try:
+            refs: list[SourceRef] = []
+            of: list[Origin] = []
+            known = Known(columns)
+            for origin, ref in known.others(columns):
+                refs.append(ref)
+                of.append(origin)
+                if len(refs) == size:
+                    new.lay_aside(refs, of)
+                    refs, of = [], []
+            if refs:
+                new.lay_aside(refs, of)
+            new.missing = known.missing(columns)
+            yield new
+        finally:
+            storage.remove(new.staging)
+            storage.remove_empty(SOURCES)
+
+
+def cut(columns: Columns) -> int:
+    """Make what is new in the inputs part of the run. Returns how many sources were new."""
+    with listed(columns) as new:
+        new.publish()
+        return new.count
+
+
+def count_new(columns: Columns) -> int:
+    """How many sources of the inputs the run does not have; nothing is written."""
+    return sum(1 for _ in Known(columns).others(columns))
+
+
+class Known:
+    """The sources that a run has: known is the same place in the same version.
+
+    As digests of 16 bytes, since a run knows millions; each with the number of its input.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._origins: dict[Origin, int] = {}
+        self._names: dict[bytes, int] = {}
+        for found in ahead(lambda name: _names(columns, name), columns.fragments(), columns.storage.readers):
+            for origin, digest in found:
+                self._names[digest] = self._origins.setdefault(origin, len(self._origins))
+        self._unseen = set(self._names)
+
+    def others(self, columns: Columns) -> Iterator[tuple[Origin, SourceRef]]:
+        """The sources of the inputs that are not known, each once, with its input; they are known from then on."""
+        inputs = columns.pipeline.settings.inputs
+        hold_pairs(inputs)
+        for settings in inputs:
+            origin = Origin.of(settings)
+            number = self._origins.setdefault(origin, len(self._origins))
+            for ref in list_sources(settings):
+                digest = source_digest(ref.uri, ref.member, ref.version)
+                self._unseen.discard(digest)
+                if digest not in self._names:
+                    self._names[digest] = number
+                    yield origin, ref
+
+    def missing(self, columns: Columns) -> Counter[Origin]:
+        """Of the inputs that were listed, the sources that are known and did not come; after `others`."""
+        by_place = {Origin.of(settings).place: Origin.of(settings) for settings in columns.pipeline.settings.inputs}
+        places = [origin.place for origin in self._origins]
+        counts = Counter(places[self._names[digest]] for digest in self._unseen)
+        return Counter({by_place[place]: count for place, count in counts.items() if place in by_place})
+
+
+def _names(columns: Columns, fragment: str) -> list[tuple[Origin, bytes]]:
+    table = columns.sources(fragment, ["uri", "member", "version"])
+    of = [o for o, count in origins.runs_of(table.schema.metadata, table.num_rows) for _ in range(count)]
+    rows = zip(of, *(column.to_pylist() for column in table.columns), strict=True)
+    return [(origin, source_digest(*texts)) for origin, *texts in rows]
+
+
+def source_digest(*texts: str) -> bytes:
+    """16 bytes that stand for a source: for its uri, member and version."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()

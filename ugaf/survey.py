@@ -1,0 +1,44 @@
+"""A run as it is stored now: what is missing in it, what was fitted, and which inputs fed it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from ugaf.columns import Columns
+from ugaf.config import INGEST
+from ugaf.fitting import fit
+from ugaf.origins import Origin
+from ugaf.record import Fed, fed_by
+from ugaf.verdicts import FAILED, Fits, duplicates, judge_all
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
+    stage has yet to see, and rows that failed in it; without those where both are none. inputs: who fed it."""
+
+    skips: dict[str, set[str]]
+    fits: Fits
+    todo: dict[str, dict[str, tuple[int, int]]]
+    inputs: list[Fed]
+
+
+def survey(columns: Columns) -> Survey:
+    """Read the whole run once (and once more for each stage with quantile rules)."""
+    fragments = columns.fragments()
+    sources, rows = Counter[Origin](), Counter[Origin]()
+    skips = duplicates(columns, fragments)
+    fits = fit(columns, fragments, skips)
+    todo: dict[str, dict[str, tuple[int, int]]] = {}
+    for verdicts in judge_all(columns, fragments, skips=skips, fits=fits):
+        for origin, count in verdicts[INGEST].origins:
+            sources[origin] += count
+        rows.update(verdicts[INGEST].by_origin())
+        for given in verdicts.stages:
+            counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))
+            if any(counts):
+                todo.setdefault(verdicts.fragment, {})[given.stage] = counts
+    return Survey(skips, fits, todo, fed_by(sources, rows))
