@@ -51,6 +51,10 @@ EDIT_SCHEMA = pa.schema(
         ("n_objects", pa.int32()),
         ("iou", pa.float64()),
         ("quality", pa.float64()),
+        ("source_id", pa.string()),
+        ("edited_id", pa.string()),
+        ("image_id", pa.string()),
+        ("split", pa.string()),
     ]
 )
 DEFAULTS: dict[str, Any] = {
@@ -141,6 +145,8 @@ def fragment(*rows: Mapping[str, Any]) -> pa.Table:
     full = [{**DEFAULTS, **row} for row in rows]
     for row in full:
         row.setdefault("parent", hashlib.sha256(row["image"]).hexdigest()[:32])
+        for name, column in (("source_id", "image"), ("edited_id", "edited_image")):
+            row[name] = hashlib.sha256(row.get(column) or b"").hexdigest()[:32]
         row.setdefault("id", hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()[:32])
     return pa.Table.from_pylist(sorted(full, key=lambda row: row["id"]), schema=EDIT_SCHEMA)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
 from ugaf.errors import ConfigError
-from ugaf.ingest import PAIR_SCHEMA, hold_pairs, list_sources, pair_id, produce
+from ugaf.ingest import PAIR_SCHEMA, hold_pairs, image_id, list_sources, pair_id, produce
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.ingest.schemas import PAIR_SCHEMAS
 from ugaf.ingest.sources import RecordError
@@ -105,6 +105,8 @@ def test_schemas_as_json_lines(folder, name):
         "task": fields.get("task", fields.get("edit_type")),
         "boxes": fields.get("boxes", []),
         "engine": fields.get("engine", "external"),
+        "source_id": image_id(SOURCE),
+        "edited_id": image_id(EDITED),
         "sources": row.sources,
         "width": 40,
         "height": 30,

@@ -24,6 +24,8 @@ __all__ = ["ExportSettings", "ExportSummary", "export", "source_kind"]
 
 Notify = Callable[[str], None]
 
+MOVED = "one of their pictures came in train, too"
+
 
 @dataclass(frozen=True)
 class ExportSummary:
@@ -32,8 +34,8 @@ class ExportSummary:
     root: the folder of the run that was written. noun: what its rows are. rows: their number by split ("train",
     "validation"), without empty ones. files: paths of the shards, relative to the run, sorted. bytes: their size.
     left_out: kept rows that are not in the shards, by reason. unreadable: the first of those with an image that could
-    not be read, as (id, why). written: False if the shards were there already. stays: the earlier export that was left
-    in place because no row was kept.
+    not be read, as (id, why). written: False if the shards were there already. moved: pairs that came as validation
+    and are in train (see `split`). stays: the earlier export that was left in place because no row was kept.
     """
 
     root: str
@@ -44,6 +46,7 @@ class ExportSummary:
     left_out: Mapping[str, int]
     unreadable: tuple[tuple[str, str], ...]
     written: bool
+    moved: int = 0
     stays: Earlier | None = None
 
     @property
@@ -66,6 +69,8 @@ class ExportSummary:
             text += "" if self.written else ", up to date"
         for reason, count in self.left_out.items():
             text += f"\nkept, but left out: {count} ({reason})"
+        if self.moved:
+            text += f"\nin train, though they came as validation: {self.moved} ({MOVED})"
         for row, why in self.unreadable:
             text += f"\n  {row}: {why}"
         return text
@@ -158,5 +163,6 @@ def _summary(
         left_out=manifest["left_out"],
         unreadable=tuple((row, why) for row, why in manifest["unreadable"]),
         written=written,
+        moved=manifest.get("moved", 0),
         stays=stays,
     )

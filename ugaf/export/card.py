@@ -17,6 +17,7 @@ from ugaf.export import balanced
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
 from ugaf.export.settings import ExportSettings
+from ugaf.export.split import OTHER_SPLIT
 
 if TYPE_CHECKING:
     from ugaf.export.rows import Plan
@@ -99,7 +100,10 @@ def _opening(splits: Mapping[str, int], manifest: Mapping[str, Any]) -> str:
     photographs = manifest["photographs"]
     rows = [(name, pairs, photographs[name]) for name, pairs in splits.items()]
     rows.append(("all", sum(splits.values()), sum(photographs.values())))
-    return f"{text} No photograph is in both splits.\n\n{_table(('Split', 'Pairs', 'Photographs'), rows)}"
+    text += " No picture, source or edited, is in both splits."
+    if moved := manifest.get("moved"):
+        text += f" {moved:,} pairs that came as validation are in train: one of their pictures came in train, too."
+    return f"{text}\n\n{_table(('Split', 'Pairs', 'Photographs'), rows)}"
 
 
 def _counts(heading: str, counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, int]) -> str:
@@ -132,8 +136,9 @@ def _balance(balance: Balance, manifest: Mapping[str, Any]) -> str:
         f"{tail.largest:.1%}, {tail.half:,} hold half of the pairs, the Gini coefficient is {tail.gini:.2f}."
         + (f" {tail.below:,} have fewer than {settings.min_rows:,} pairs." if settings.min_rows else "")
     )
-    if unreadable := manifest["left_out"].get("unreadable image"):
-        parts.append(f"{unreadable:,} pairs with an image that could not be read are counted as exported here.")
+    late = [reason for reason in ("unreadable image", OTHER_SPLIT) if reason in manifest["left_out"]]
+    for reason in late:
+        parts.append(f"{manifest['left_out'][reason]:,} pairs left out ({reason}) are counted as exported here.")
     return "\n\n".join(parts)
 
 

@@ -86,7 +86,7 @@ CORE: tuple[Column, ...] = (
         "source_reencoded", "bool", "true where `source` is a lossless PNG made from bytes that readers see differently"
     ),
     Column("edited_reencoded", "bool", "the same for `edited`"),
-    Column("split", "string", "train or validation; all edits of a photograph are in one"),
+    Column("split", "string", "train or validation; no picture is in both"),
 )
 """Boxes are absolute pixels of `source` [x1, y1, x2, y2], half-open. Every export has these columns, null where the
 pipeline has no such value; the numeric measures of its stages follow."""

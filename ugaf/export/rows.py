@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ugaf import images, ingest
+from ugaf import images
 from ugaf.export import balanced, provenance, split
 from ugaf.export import columns as export_columns
 from ugaf.export.balanced import Balance
@@ -33,13 +33,16 @@ from ugaf.export.settings import ExportSettings
 if TYPE_CHECKING:
     from ugaf.view import RunView
 
-VERSION = 3
+VERSION = 4
 """Raise it when the same rows give other files."""
 
 IMAGES = ("image", "source_image", "edited_image", "edit_mask", "change_mask")
 _MADE_HERE = frozenset({"id", "bbox", "image_id", "width", "height", "source_reencoded", "edited_reencoded", "split"})
 LIGHT = tuple(column.name for column in export_columns.CORE if not column.is_image and column.name not in _MADE_HERE)
 """Columns of the run that are exported as they are, where it has them."""
+
+GROUPED_BY = ("source_id", "edited_id", "image_id", "split")
+"""Of pairs from elsewhere, the columns that decide on their splits (see `split.Grouping`)."""
 
 CHUNK_ROWS = 64
 """Edits whose images are read at once, give or take those of one photograph: what an export holds in memory."""
@@ -94,13 +97,15 @@ class Record:
 class Plan:
     """What an export would write: `fingerprint` covers the rows, their light values, the settings and the columns.
 
-    rows: kept ones, before any is left out. balance: None where the settings ask for none.
+    rows: kept ones, before any is left out. balance: None where the settings ask for none. groups: the splits of
+    pairs that came from elsewhere; None for those made here.
     """
 
     fingerprint: str
     columns: tuple[Column, ...]
     rows: int
     balance: Balance | None = None
+    groups: split.Groups | None = None
 
 
 def makes_pairs(view: RunView) -> bool:
@@ -112,7 +117,8 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
     """Read the light columns of every kept pair, once."""
     measures = [(stage.name, name) for stage in view.stages for name in stage.measures if name not in CORE_NAMES]
     light = [name for name in LIGHT if name in view.pipeline.providers]
-    read = [*light, *(name for _, name in measures)]
+    grouping = split.Grouping() if view.pipeline.is_pairs else None
+    read = [*light, *(name for _, name in measures), *grouped_by(view)]
     counted = balanced.Counting(view, settings) if settings.balance is not None else None
     besides = [counted.category.column] if counted is not None and counted.category.column not in read else []
     digest = hashlib.sha256()
@@ -120,6 +126,9 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
     for table in view.rows("edit", [*read, *besides], kept=True):
         if counted is not None:
             counted.add(table)
+        if grouping is not None:
+            columns_of = {name: table.column(name).to_pylist() for name in grouped_by(view)}
+            grouping.add(*(columns_of.get(name, [None] * table.num_rows) for name in GROUPED_BY))
         for _, name in measures:
             kind = table.schema.field(name).type
             known |= {name} if not pa.types.is_null(kind) else set()
@@ -141,7 +150,13 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
         # A balance that leaves nothing out changes the card alone.
         "balance": balance.sampled() if balance is not None else None,
     }
-    return Plan(_hash(content), columns, rows, balance)
+    groups = grouping.result(settings.validation) if grouping is not None else None
+    return Plan(_hash(content), columns, rows, balance, groups)
+
+
+def grouped_by(view: RunView) -> list[str]:
+    """The columns of `GROUPED_BY` that the run has; none for pairs that are made here."""
+    return [name for name in GROUPED_BY if view.pipeline.is_pairs and name in view.pipeline.providers]
 
 
 def nothing(view: RunView, settings: ExportSettings) -> Plan:
@@ -165,6 +180,7 @@ class Reader:
         self.measures = [column.name for column in plan.columns if column.name not in CORE_NAMES]
         self.columns = plan.columns
         self.balance = plan.balance
+        self.groups = plan.groups
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
         self.roots = provenance.input_roots(provenance.inputs_of(view))
@@ -174,7 +190,9 @@ class Reader:
         """Every kept pair that has a split and readable images."""
         self.left_out.clear()
         self.unreadable.clear()
+        self._shown = split.Shown()
         names = [*(name for name in LIGHT if name in self.view.pipeline.providers), *self.measures]
+        names += grouped_by(self.view)
         besides = [self.balance.category.column] if self.balance is not None else []
         tables = self.view.rows("edit", list(dict.fromkeys([*names, *besides])), kept=True)
         for fragment, table in zip(self.view.fragments, tables, strict=True):
@@ -210,10 +228,7 @@ class Reader:
             row.update(edits.get(row["id"], {}))
 
     def _record(self, row: dict[str, Any]) -> Record | None:
-        # A pair that came from elsewhere has no photograph of its own in the run: its source's bytes stand for it.
-        of_source = self.view.pipeline.is_pairs
-        image_id = ingest.image_id(row["image"] or b"") if of_source else row["parent"]
-        side = split.of_edit(image_id, row.get("donor"), self.settings.validation)
+        image_id, side = self._placed(row)
         if side is None:
             self.left_out["donor in the other split"] += 1
             return None
@@ -225,10 +240,20 @@ class Reader:
             if len(self.unreadable) < 20:
                 self.unreadable.append((row["id"], str(error)))
             return None
+        if not self._shown.admits(side, source.data, edited.data):
+            self.left_out[split.OTHER_SPLIT] += 1
+            return None
         values = self._values(row)
         values |= {"image_id": image_id, "split": side, "width": info.width, "height": info.height}
         values |= {"source_reencoded": source.reencoded, "edited_reencoded": edited.reencoded}
         return Record(row["id"], side, source, edited, row.get("edit_mask"), row.get("change_mask"), values)
+
+    def _placed(self, row: dict[str, Any]) -> tuple[str, str | None]:
+        """The id of the pair's photograph, and its split; None where its donor is in the other one."""
+        if self.groups is None:
+            return row["parent"], split.of_edit(row["parent"], row.get("donor"), self.settings.validation)
+        image_id = row.get("image_id") or row["source_id"]
+        return image_id, self.groups.of(row["source_id"]) or split.of_photograph(image_id, self.settings.validation)
 
     def _pair(self, row: dict[str, Any], image_id: str) -> tuple[Blob, Blob]:
         """Source and target; null stands for the photograph (an inverted edit's target is the photograph)."""

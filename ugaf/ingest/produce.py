@@ -23,7 +23,7 @@ from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 from ugaf.stage import Failure
 
-VERSION = 1
+VERSION = 2
 """Raised when a change of code changes what ingest writes; part of its fingerprint."""
 
 _COMMON = [
@@ -46,12 +46,15 @@ PAIR_SCHEMA = pa.schema(
         pa.field("task", pa.string()),
         pa.field("boxes", pa.list_(pa.list_(pa.int32()))),
         pa.field("engine", pa.string()),
+        pa.field("source_id", pa.string()),
+        pa.field("edited_id", pa.string()),
         *_COMMON,
     ]
 )
 """Columns of an edit pair: the source's and the edited image's original bytes, the instruction, the task or null, the
 target boxes (absolute pixels of the source, x1 y1 x2 y2, half-open, after EXIF rotation; may be empty), the engine
-("external" if unknown), and of the source its size and format. `plain` is true if both images are."""
+("external" if unknown), the ids of the two images (`image_id` of their bytes), and of the source its size and format.
+`plain` is true if both images are."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def _pair(loaded: Loaded, megapixels: int) -> tuple[str, dict[str, Any]]:
         "task": loaded.task,
         "boxes": [list(box) for box in boxes],
         "engine": loaded.engine or "external",
+        "source_id": image_id(loaded.image),
+        "edited_id": image_id(loaded.edited),
         **asdict(source),
         "plain": source.plain and edited.plain,
     }
