@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from ugaf import images, photometry
+from ugaf import images, integrity, photometry
 from ugaf.images import ImageError
 
 
@@ -161,8 +161,8 @@ class TestNormalisation:
         values = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
         decoded = images.decode(save(Image.fromarray(values), format))
         assert np.array_equal(decoded[..., 0], np.rint(values / 257).astype(np.uint8))
-        dark = images.decode(save(Image.fromarray(values // 16), format))
-        assert dark.max() == 16  # by the type's range, not by the image's own
+        dark = images.decode(save(Image.fromarray(values // 8), format))
+        assert dark.max() == 32  # by the type's range, not by the image's own
 
     def test_16_bit_grey_of_either_byte_order(self) -> None:
         values = np.linspace(0, 30000, 64).astype(np.uint16).reshape(8, 8)
@@ -217,6 +217,13 @@ def tiff(order: str, pixels: bytes, width: int, height: int, bits: int) -> bytes
     return head + directory + struct.pack(order + "I", 0) + pixels
 
 
+def by_pillow(data: bytes, size: tuple[int, int], scale: int = 1) -> np.ndarray:
+    """What `integrity.read_jpeg` gives, from Pillow."""
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (size[0] // scale, size[1] // scale))
+    return np.array(image.convert("RGB"))
+
+
 class TestScaledDecode:
     @pytest.mark.parametrize("subsampling", [0, 1, 2])
     @pytest.mark.parametrize("side", [64, 100, 128, 256, 333, 512])
@@ -255,24 +262,14 @@ class TestScaledDecode:
                     for side in (None, 50, 128, 200):
                         fast = images.decode(data, side)
                         with monkeypatch.context() as patch:
-                            patch.setattr(images, "_decode_jpeg", lambda *_: None)
+                            patch.setattr(integrity, "read_jpeg", by_pillow)
                             slow = images.decode(data, side)
-                        assert np.abs(fast.astype(int) - slow).max() <= 2, (name, mode, options, side)
+                        assert np.array_equal(fast, slow), (name, mode, options, side)
 
-    def test_it_is_taken_for_a_whole_jpeg_and_only_for_that(self, photo: Image.Image) -> None:
-        data = save(photo, "JPEG", exif=with_orientation(6))
-        trailing = save(photo, "JPEG") + b"trailing bytes of some camera" * 10
-        for whole in (
-            data,
-            trailing,
-            save(photo, "JPEG", progressive=True),
-            save(photo, "JPEG", restart_marker_rows=1),
-        ):
-            with images._open(whole) as image:
-                assert images._decode_jpeg(image, whole, 1) is not None
-        for other in (data[:-2], save(photo, "PNG"), save(photo.convert("CMYK"), "JPEG")):
-            with images._open(other) as image:
-                assert images._decode_jpeg(image, other, 1) is None
+    def test_what_follows_the_picture_in_its_file_does_not_matter(self, photo: Image.Image) -> None:
+        whole = save(photo, "JPEG", exif=with_orientation(6), icc_profile=None)
+        assert np.array_equal(images.decode(whole + b"trailing bytes of some camera" * 10), images.decode(whole))
+        assert np.array_equal(images.decode(whole + bytes(5000)), images.decode(whole))
 
     @pytest.mark.parametrize("format", ["JPEG", "PNG"])
     def test_it_never_enlarges(self, photo: Image.Image, format: str) -> None:

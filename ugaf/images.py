@@ -1,27 +1,30 @@
 """One way to decode and to encode an image, used everywhere.
 
-`decode` gives every image the same form, whatever its file was: RGB, uint8, (height, width, 3), upright. EXIF rotation
-is applied; CMYK, palette, 16-bit, float, greyscale and alpha (over white) are converted. What cannot be read completely
-raises `ImageError` with the reason: a truncated file is an error, never a picture with a grey half. Colour profiles are
-not applied: the numbers in the file are taken as sRGB.
+`decode` gives every image the same form, whatever its file was: RGB, uint8, (height, width, 3), upright, sRGB. EXIF
+rotation and colour profiles are applied; CMYK, palette, 16-bit, float, greyscale and alpha (over white) are
+converted. What was not read to its end raises `ImageError` with the reason: a damaged file is an error, never a picture
+with a grey half (see `ugaf.integrity`).
 
-Pillow reads every format and has the last word on what is damaged. A JPEG that is whole from its first marker to its
-last takes a faster road to the same pixels, through OpenCV.
+Pillow opens every format and decodes all but RGB and grey JPEGs, which a strict libjpeg-turbo reads to the same pixels.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import re
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from ugaf import integrity, kinds, libtiff, profiles
+from ugaf.pixels import to_rgb, turn_upright
 
 MAX_PIXELS = 178_956_970
 """Images of more pixels are refused unread (Pillow's own decompression-bomb limit: 0.25 GB as grey, 0.5 GB as RGB8)."""
@@ -32,14 +35,11 @@ have no signature to know them by are left out."""
 
 EXIF_ORIENTATION = 0x0112
 
-# The limit is ours, in `_open`: Pillow's own check is a warning first, then an error at twice the limit.
-Image.MAX_IMAGE_PIXELS = None
-
-
 Inspect = Callable[[np.ndarray, int], object]
 """inspect(pixels, scale): RGB uint8 (height, width, 3), read-only, as they lie in the file: neither reduced by area
-averaging nor turned upright, so that what is tied to the file's grid (JPEG's blocks) is where it was. scale: pixels of
-the file to one of these, 1, 2, 4 or 8. Gone after the call: at full size they would fill the memory."""
+averaging nor turned upright, so that what is tied to the file's grid (JPEG's blocks) is where it was; a JPEG's colours
+are still those of its profile. scale: pixels of the file to one of these, 1, 2, 4 or 8. Gone after the call: at full
+size they would fill the memory."""
 
 
 class ImageError(Exception):
@@ -51,8 +51,9 @@ class ImageInfo:
     """What the header tells, without decoding.
 
     width, height: pixels, after EXIF rotation. format: Pillow's name ("JPEG", "PNG", ...).
-    plain: True when any reader that just decodes the bytes to RGB gets what `decode` gives (no EXIF rotation, CMYK,
-    alpha or more than 8 bits); only such bytes may be handed on to others as they are.
+    plain: True when any reader that just decodes the bytes to RGB gets what `decode` gives, whether or not it applies
+    colour profiles (no EXIF rotation, CMYK, alpha, more than 8 bits, or colour space other than sRGB); only such bytes
+    may be handed on to others as they are.
     """
 
     width: int
@@ -74,6 +75,8 @@ def probe(data: bytes) -> ImageInfo:
             and image.mode in ("RGB", "L", "P", "1")
             and "transparency" not in image.info
             and not any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+            and profiles.conversion(image.info.get("icc_profile"), image.mode) is None
+            and not profiles.declares_another_space(image, data)
         )
         return ImageInfo(width, height, image.format or "unknown", plain)
 
@@ -95,9 +98,12 @@ def decode(data: bytes, side: int | None = None, inspect: Inspect | None = None)
         try:
             size = fit(*image.size, side if side is not None else max(image.size))
             scale = _dct_scale(image, side)
-            rgb = _decode_jpeg(image, data, scale)
-            if rgb is None:
-                rgb = _decode_pillow(image, scale)
+            conversion = None
+            if _is_rgb_jpeg(image):
+                rgb = integrity.read_jpeg(data, image.size, scale)
+                conversion = profiles.conversion(image.info.get("icc_profile"), image.mode)
+            else:
+                rgb = _decode_pillow(image, data)
             orientation = _orientation(image, data)
         except Exception as error:  # Pillow's plugins raise errors of every kind on damaged files
             raise ImageError(f"cannot decode {image.format or 'image'} of {len(data)} bytes: {error}") from error
@@ -107,7 +113,9 @@ def decode(data: bytes, side: int | None = None, inspect: Inspect | None = None)
         inspect(shown, scale)
     if size != (rgb.shape[1], rgb.shape[0]):
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return _turn_upright(rgb, orientation)
+    if conversion is not None:
+        rgb = conversion.of_pixels(rgb)
+    return turn_upright(rgb, orientation)
 
 
 def fit(width: int, height: int, side: int) -> tuple[int, int]:
@@ -154,29 +162,62 @@ def decode_mask(data: bytes) -> np.ndarray:
     """A mask written by `encode_mask` (or any greyscale PNG: True where over half): bool (height, width)."""
     with _open(data) as image:
         try:
+            integrity.check(data, image.format or "", image)
             return np.array(image.convert("L")) > 127
         except Exception as error:  # as in `decode`
             raise ImageError(f"cannot decode the mask of {len(data)} bytes: {error}") from error
 
 
-def _open(data: bytes) -> Image.Image:
+@contextmanager
+def _open(data: bytes) -> Iterator[Image.Image]:
+    """The image with its header read. Pillow's warnings are no news within the block.
+
+    Not by `Image.open`, whose limit of pixels is one for the whole process.
+    """
     if not data:
         raise ImageError("empty file (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_readable_formats())
-    except UnidentifiedImageError as error:
-        names = ", ".join(_readable_formats())
-        raise ImageError(
-            f"not an image, or its header is damaged: {len(data)} bytes, first {data[:8]!r} (read: {names})"
-        ) from error
-    except Exception as error:  # as in `decode`
-        raise ImageError(f"damaged image header: {error}") from error
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height}"
-        raise ImageError(f"decompression bomb: {size} pixels is over the limit of {MAX_PIXELS} pixels")
-    return image
+    with warnings.catch_warnings(), libtiff.caught():
+        warnings.simplefilter("ignore")
+        with _opened(data) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(_too_big(image.width, image.height))
+            yield image
+
+
+def _opened(data: bytes) -> Image.Image:
+    for name in _readable_formats():
+        factory, accept = Image.OPEN[name]
+        try:
+            accepted = accept is None or accept(data[:16])
+            # A text: the format is known, but missing from Pillow's build.
+            if accepted and not isinstance(accepted, str):
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # another format, or so damaged that it seems one
+            continue
+        except Exception as error:
+            raise ImageError(_unreadable(data, f"damaged image header: {error}")) from error
+    names = ", ".join(_readable_formats())
+    raise ImageError(
+        _unreadable(
+            data, f"not an image, or its header is damaged: {len(data)} bytes, first {data[:8]!r} (read: {names})"
+        )
+    )
+
+
+def _unreadable(data: bytes, reason: str) -> str:
+    """`reason`, or what the bytes are instead."""
+    size = kinds.size_of_avif(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        return _too_big(*size)
+    kind = kinds.name_of(data)
+    if kind is None or kind in _readable_formats():
+        return reason
+    names = ", ".join(_readable_formats())
+    return f"not an image that is read, but {kind}: {len(data)} bytes (read: {names})"
+
+
+def _too_big(width: int, height: int) -> str:
+    return f"decompression bomb: {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels"
 
 
 @functools.cache
@@ -201,15 +242,6 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 _PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
 
-def _turn_upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo EXIF orientation 1..8 (Exif 2.32, tag 0x0112)."""
-    if orientation in (5, 6, 7, 8):
-        rgb = cv2.transpose(rgb)
-    # Flips that remain once 5..8 are transposed: 0 over the rows, 1 over the columns, -1 over both.
-    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
-    return rgb if flip is None else cv2.flip(rgb, flip)
-
-
 def _dct_scale(image: Image.Image, side: int | None) -> int:
     """The largest of 8, 4, 2, 1 at which a JPEG may be decoded on its way to the longer side `side`.
 
@@ -217,100 +249,23 @@ def _dct_scale(image: Image.Image, side: int | None) -> int:
     stops at twice `side` or more: averaging what was averaged to little more than `side` would blur a second time (at
     1.2 times `side` the Laplacian's variance is half of what it is without the scaled decode).
     """
-    if side is None or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+    if side is None or not _is_rgb_jpeg(image):
         return 1
     longer = max(image.size)
     return next((scale for scale in (8, 4, 2) if longer == side * scale or longer >= 2 * side * scale), 1)
 
 
-_BGR_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-# From OpenCV 4.11 on, and only at full size, where swapping channels afterwards would cost a quarter of the decode.
-_RGB_FLAG: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)
+def _is_rgb_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
 
 
-def _decode_jpeg(image: Image.Image, data: bytes, scale: int) -> np.ndarray | None:
-    """A complete RGB or grey JPEG through OpenCV, not rotated; None where Pillow should read it, or say what is wrong.
-
-    The same libjpeg-turbo as Pillow's, without its two copies of the pixels: 15 % faster at 1/2, 40 % at full size.
-    OpenCV may return what it has of a truncated file, hence the check beforehand.
-    """
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or not _is_complete_jpeg(data):
-        return None
-    flag = _BGR_FLAGS[scale] if scale > 1 or _RGB_FLAG is None else _RGB_FLAG
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    if pixels is None or pixels.shape != (-(-image.height // scale), -(-image.width // scale), 3):
-        return None
-    return pixels if flag == _RGB_FLAG else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-# After the first scan: stuffing, Huffman tables, restarts and all from SOI to APPn, comments, fill bytes may come.
-_IMPOSSIBLE = re.compile(rb"\xff[^\x00\xc4\xd0-\xef\xfe\xff]")
-
-
-def _is_complete_jpeg(data: bytes) -> bool:
-    """True where the markers lead from SOI to the first scan, an EOI comes after it, and no marker after the first scan
-    is one that cannot stand there (ITU-T T.81, annex B).
-
-    Segments are skipped by their length, so the EOI of a thumbnail inside the EXIF segment does not count; within a
-    scan the EOI's two bytes cannot occur, because each 0xFF there is followed by a stuffed zero or a restart marker.
-    Bytes that were written over the scan soon have a 0xFF followed by something else.
-    """
-    position = 2
-    while position + 3 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:
-            return data.rfind(b"\xff\xd9", position) != -1 and _IMPOSSIBLE.search(data, position) is None
-        # A marker may be preceded by any number of fill bytes 0xFF.
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
-
-
-def _decode_pillow(image: Image.Image, scale: int) -> np.ndarray:
-    if scale > 1:
-        image.draft(None, (image.width // scale, image.height // scale))
-    image.load()
-    return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        grey = _to_8_bit(values)
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int):
-            grey[values == transparent] = 255
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        # From premultiplied alpha, Pillow converts only within the same family.
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        rgba = (image.convert(straight) if straight else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-    return np.array(image.convert("RGB"))
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """16-bit greyscale by its full range; 32-bit and float images by their own range where they exceed it.
-
-    Float images within 0..1 are scaled by 255; those, and integers, within 0..255 are taken as they are. Values that
-    are not finite become the nearest finite one (NaN: 0).
-    """
-    kind, low, high = values.dtype.kind, values.min(), values.max()
-    if (kind == "u" and values.dtype.itemsize == 2) or (kind == "i" and low >= 0 and 255 < high <= 65535):
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    finite = values[np.isfinite(values)].astype(np.float64)
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=high, neginf=low)
-    low, high = min(low, float(wide.min())), max(high, float(wide.max()))
-    if low >= 0 and high <= 1 and kind == "f":
-        wide = wide * 255
-    elif not (low >= 0 and high <= 255):
-        wide = (wide - low) / max(high - low, 1e-12) * 255
-    return np.rint(wide).astype(np.uint8)
+def _decode_pillow(image: Image.Image, data: bytes) -> np.ndarray:
+    with libtiff.caught() as complaints:
+        try:
+            integrity.check(data, image.format or "", image)
+            image.load()
+        except Exception as error:
+            raise integrity.DamageError("; ".join([str(error), *complaints])) from error
+        if complaints:
+            raise integrity.DamageError("; ".join(complaints))
+        return to_rgb(image)
