@@ -9,6 +9,7 @@ import numpy as np
 
 from ugaf import config, images, runner
 from ugaf.config import Pipeline
+from ugaf.progress.files import LOG, PROGRESS
 from ugaf.view import RunView, StageCounts
 
 
@@ -54,9 +55,9 @@ def table(view: RunView, level: str, columns: list[str], **options: Any) -> dict
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: modification time and bytes."""
+    """Every file below a folder: modification time and bytes; but for those that say when a run was called."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in (LOG, PROGRESS)
     }

@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counts(folder: Path) -> dict[str, dict]:
-    stages = json.loads(ugaf("status", "--json", folder=folder))
+    stages = json.loads(ugaf("status", "--json", folder=folder))["stages"]
     for stage in stages:
         assert stage["given"] == stage["kept"] + sum(stage["rejected"].values()) + stage["failed"] + stage["pending"]
     return {stage["name"]: stage for stage in stages}

@@ -18,6 +18,7 @@ from ugaf import origins
 from ugaf.columns import SOURCES, Columns
 from ugaf.ingest import SourceRef, hold_pairs, list_sources
 from ugaf.origins import Origin
+from ugaf.progress.watcher import Watcher
 from ugaf.storage import TEMPORARY, ahead, parquet_bytes
 
 
@@ -53,8 +54,10 @@ class New:
 
 
 @contextmanager
-def listed(columns: Columns) -> Iterator[New]:
+def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
     """The new sources of the run's inputs; what of them is not published when the block ends is gone.
+
+    watcher: is told how many were found so far.
 
     Raises ConfigError for an input that cannot be used, with nothing left behind.
     """
@@ -72,6 +75,8 @@ def listed(columns: Columns) -> Iterator[New]:
                 if len(refs) == size:
                     new.lay_aside(refs, of)
                     refs, of = [], []
+                    if watcher is not None:
+                        watcher.doing(f"listing the inputs: {new.count:,} new so far")
             if refs:
                 new.lay_aside(refs, of)
             new.missing = known.missing(columns)

@@ -42,13 +42,19 @@ MakeTask = Callable[[Group], Task]
 
 
 def run_inline(
-    groups: Sequence[Group], make_task: MakeTask, work: Mapping[str, Sequence[str]], monitor: Monitor | None = None
+    groups: Sequence[Group],
+    make_task: MakeTask,
+    work: Mapping[str, Sequence[str]],
+    monitor: Monitor | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
-    for group in groups:
-        worker = StageWorker(make_task(group), monitor or Monitor())
-        for fragment, skip in work.items():
-            worker.run(fragment, skip)
+    monitor = monitor or Monitor()
+    with watched(monitor.snapshot, progress or (lambda _: None)):
+        for group in groups:
+            worker = StageWorker(make_task(group), monitor)
+            for fragment, skip in work.items():
+                worker.run(fragment, skip)
 
 
 class _RayWorker:
@@ -140,7 +146,7 @@ class RayEngine:
                 num_gpus=pool.gpus or None,
                 fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},
             )
-        with self._watch(progress):
+        with watched(self._snapshot, progress):
             try:
                 for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
                     pass
@@ -159,7 +165,7 @@ class RayEngine:
         import ray
 
         run.mapper = self._map
-        with self._watch(progress):
+        with watched(self._snapshot, progress):
             run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
 
     def _map(self, run: RunRows, function: Callable[[RunRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -175,24 +181,29 @@ class RayEngine:
         while waiting:
             yield _answer(waiting.popleft())
 
-    @contextmanager
-    def _watch(self, progress: Progress) -> Iterator[None]:
+    def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
         import ray
 
-        done = threading.Event()
+        return ray.get(self.monitor.snapshot.remote())
 
-        def loop() -> None:
-            while not done.wait(0.5):
-                progress(ray.get(self.monitor.snapshot.remote()))
 
-        thread = threading.Thread(target=loop, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-        progress(ray.get(self.monitor.snapshot.remote()))
+@contextmanager
+def watched(snapshot: Callable[[], Mapping[str, Mapping[str, Any]]], progress: Progress) -> Iterator[None]:
+    """Gives `progress` the snapshot twice a second, and once more at the end."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(0.5):
+            progress(snapshot())
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    progress(snapshot())
 
 
 def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:

@@ -70,3 +70,14 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a command that ended with this error; 1 for a fault of ours."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, StopRun):
+        return STOPPED
+    return 2 if isinstance(error, UgafError) else 1

@@ -13,6 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+ONWARD = "onward"
+"""Among a stage's counts: rows that it handed on to the next stage (one that fans out makes several of one)."""
+
+MERGED = "merged"
+"""Among ingest's counts: sources that were exact duplicates of others, and became one row with them."""
+
 
 @dataclass(frozen=True)
 class Blame:

@@ -16,13 +16,14 @@ from ugaf.across import rows_of, run_stage
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
-from ugaf.engine import MakeTask, RayEngine, run_inline
+from ugaf.engine import MakeTask, RayEngine, run_inline, watched
 from ugaf.errors import ConfigError
 from ugaf.fitting import check_recorded
 from ugaf.models.servers import ServerLink
 from ugaf.monitor import Monitor
 from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
+from ugaf.progress.watcher import Watcher
 from ugaf.session import Session, cluster_address
 from ugaf.storage import Storage
 from ugaf.survey import Survey, survey
@@ -54,27 +55,36 @@ class SegmentWork:
     pending: dict[str, int]
 
 
-def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) -> None:
-    """Do all that is pending. `progress` gets a Monitor snapshot a few times a second, `notify` a line now and then.
+def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None) -> None:
+    """Do all that is pending.
+
+    progress: gets a Monitor snapshot a few times a second. notify: gets a line now and then. watcher: is told what is
+    being done.
 
     What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
     libraries looked at, before new sources count.
     """
+    watcher = watcher or Watcher()
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
     taken_over = record.check_pipeline(pipeline, options.replace)
     columns = Columns(Storage(pipeline.output), pipeline)
     check_recorded(columns)
+    if columns.storage.exists(record.RUN_FILE):
+        watcher.accepted()
     parts = restricted(pipeline, options)
     if taken_over:
         notify(taken_over)
     with ExitStack() as stack:
-        machines = _Machines(pipeline, options, stack, notify)
+        machines = _Machines(pipeline, options, stack, notify, watcher)
         if INGEST in allowed:
-            _take_in(columns, parts, machines, notify)
+            _take_in(columns, parts, machines, notify, watcher)
+        watcher.doing("reading what is stored")
         found = survey(columns)
         record.save(columns, found.fits, found.inputs)
+        watcher.accepted()
+        monitor = Monitor()
         for line in record.stays(pipeline, found.inputs) if INGEST in allowed else ():
             notify(line)
         for number, groups in enumerate(parts):
@@ -84,26 +94,36 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify) 
             machines.ready([work.groups, *parts[number + 1 :]])
             engine, servers = machines.engine, machines.servers
             servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
+            if servers.lacks(servers_of(work.groups)):
+                watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
             links = servers.need(servers_of(work.groups), on_ray=engine is not None)
             make_task = _task_maker(columns, found.fits, options, links)
+            watcher.doing(_segment_text(number, len(parts), work), work.pending)
             if work.groups[0].whole_run:
-                _run_whole(columns, found, work.groups[0], options, engine, progress)
+                _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
             elif engine is None:
-                monitor = Monitor()
-                run_inline(work.groups, make_task, work.fragments, monitor)
+                run_inline(work.groups, make_task, work.fragments, monitor, progress)
                 for line in monitor.news():
                     notify(line)
             else:
                 engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
                 for line in engine.news():
                     notify(line)
+            watcher.doing("reading what is stored")
             found = survey(columns)
             record.save(columns, found.fits, found.inputs)
 
 
-def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, notify: Notify) -> None:
+def _segment_text(number: int, of: int, work: SegmentWork) -> str:
+    names = list(work.pending)
+    stages = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    return f"segment {number + 1} of {of}, {stages}"
+
+
+def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, notify: Notify, watcher: Watcher) -> None:
     """Make what is new in the inputs part of the run, if the run can do its work."""
-    with listed(columns) as new:
+    watcher.doing("listing the inputs")
+    with listed(columns, watcher) as new:
         if new.count:
             machines.ready(parts)
             if not columns.storage.exists(record.RUN_FILE):
@@ -123,10 +143,13 @@ class _Machines:
     engine: None for an inline run.
     """
 
-    def __init__(self, pipeline: Pipeline, options: RunOptions, stack: ExitStack, notify: Notify) -> None:
+    def __init__(
+        self, pipeline: Pipeline, options: RunOptions, stack: ExitStack, notify: Notify, watcher: Watcher
+    ) -> None:
+        self._watcher = watcher
         self.engine: RayEngine | None = None
-        on_cluster = cluster_address(options.address) is not None
-        self.servers = RunningServers(pipeline, on_cluster, notify)
+        self._on_cluster = cluster_address(options.address) is not None
+        self.servers = RunningServers(pipeline, self._on_cluster, notify)
         self._pipeline = pipeline
         self._options = options
         self._stack = stack
@@ -139,6 +162,7 @@ class _Machines:
         self._is_ready = True
         _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
         if self._pipeline.settings.engine.executor != "inline":
+            self._watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
             self._stack.enter_context(Session(self._options.address))
             self.engine = RayEngine()
             self.engine.check(parts, self._pipeline)
@@ -146,16 +170,17 @@ class _Machines:
 
 
 def _run_whole(
-    columns: Columns, found: Survey, group: Group, options: RunOptions, engine: RayEngine | None, progress: Any
+    columns: Columns, found: Survey, group: Group, options: RunOptions, engine: RayEngine | Monitor, progress: Any
 ) -> None:
-    """One stage that compares the rows of the whole run."""
+    """One stage that compares the rows of the whole run; with a Monitor for an engine, in this process alone."""
     assert group.spec is not None
     rows = rows_of(columns, group.spec, columns.fragments(), found.skips, found.fits, options.retry_failed)
     seed = columns.pipeline.settings.seed
-    if engine is None:
-        run_stage(rows, seed)
-    else:
+    if isinstance(engine, RayEngine):
         engine.run_whole(rows, seed, progress)
+    else:
+        with watched(engine.snapshot, progress):
+            run_stage(rows, seed, engine.progress)
 
 
 class RunningServers:
@@ -178,6 +203,10 @@ class RunningServers:
     def names(self) -> list[str]:
         """Those that run now."""
         return sorted(self._links)
+
+    def lacks(self, names: Sequence[str]) -> bool:
+        """Whether one of them has to be started."""
+        return any(name not in self._links for name in names)
 
     def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
         """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""

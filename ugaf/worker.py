@@ -25,7 +25,7 @@ from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
-from ugaf.monitor import Blame
+from ugaf.monitor import MERGED, ONWARD, Blame
 from ugaf.outcomes import call, died, onward, stored, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
@@ -209,8 +209,8 @@ class _Ingest:
         else:
             row.update(produced.values, sources=produced.sources)
         self.buffer.add(INGEST, [row], seconds)
-        verdict = NAMES[FAILED if "error" in row else KEPT]
-        self.worker.journal.progress(INGEST, {verdict: 1}, seconds)
+        counts = {NAMES[FAILED]: 1} if "error" in row else {NAMES[KEPT]: 1, ONWARD: 1}
+        self.worker.journal.progress(INGEST, {**counts, MERGED: len(places) - 1}, seconds)
 
 
 class _ChainRun:
@@ -371,10 +371,11 @@ class _ChainRun:
             self.done.update((spec.name, row.id) for row in chunk)
             counts = np.bincount(verdict, minlength=4)
             named = {NAMES[code]: int(counts[code]) for code in range(4) if counts[code]}
-            self.worker.journal.progress(spec.name, named, seconds)
+            before = len(kept)
             for row, record, code in zip(chunk, records, verdict, strict=True):
                 if code == KEPT:
                     kept.extend(onward(spec, row, record))
+            self.worker.journal.progress(spec.name, {**named, ONWARD: len(kept) - before}, seconds)
         return kept
 
     def _alone(self, stage: Stage, row: Row) -> list[Outcome]:

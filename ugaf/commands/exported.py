@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -22,12 +22,26 @@ def asked_settings(changes: Sequence[str]) -> set[str]:
     return {key.removeprefix(PREFIX).split(".")[0] for key in keys if key.startswith(PREFIX)}
 
 
+def _print(line: str) -> None:
+    console.print(escape(line))
+
+
 def write_shards(
-    view: RunView, settings: ExportSettings, *, replace: bool, asked: Collection[str] = ()
+    view: RunView,
+    settings: ExportSettings,
+    *,
+    replace: bool,
+    asked: Collection[str] = (),
+    note: Callable[[str], None] = _print,
+    say: Callable[[str], None] = _print,
+    progress: Callable[[int], None] | None = None,
 ) -> ExportSummary:
-    """Export, and print what is replaced before and what came of it after. See `ugaf.export.export`."""
+    """Export, and print what is replaced before and what came of it after. See `ugaf.export.export`.
+
+    note: gets what is replaced. say: gets what came of it.
+    """
     if told := earlier.described(view, settings):
-        console.print(escape(told))
-    summary = export(view, settings, replace=replace, asked=asked, notify=lambda line: console.print(escape(line)))
-    console.print(f"shards  {escape(f'{view.path}/{summary.root}')}  ({escape(str(summary))})")
+        note(told)
+    summary = export(view, settings, progress, replace=replace, asked=asked, notify=note)
+    say(f"shards  {view.path}/{summary.root}  ({summary})")
     return summary

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from typing import TYPE_CHECKING
 
 from ugaf.commands import arguments
+
+if TYPE_CHECKING:
+    from ugaf.config import Pipeline
+    from ugaf.progress.live import Call
 
 HELP = "do what is missing of a pipeline, then write shards and report"
 
@@ -15,38 +21,65 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="do the rows again that failed before")
     parser.add_argument("--no-export", action="store_true", help="stop before shards and report")
     arguments.replace_shards(parser)
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "plain", "json", "none"),
+        default="auto",
+        help="auto: a live table on a terminal, elsewhere a plain line every 30 s; json: one object a line on stdout",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Raises UgafError if rows are left pending."""
     from rich.markup import escape
 
-    from ugaf import runner
+    from ugaf.commands import asked
+    from ugaf.commands.terminal import console
+    from ugaf.progress.files import command_line
+    from ugaf.progress.live import Call
+
+    pipeline = asked.load(options)
+    with Call(pipeline, console, options.progress, command_line(sys.argv[1:])) as call:
+        call.say(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
+        status = _work(pipeline, options, call)
+        call.finish(status)
+    return status
+
+
+def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
+    from rich.markup import escape
+
+    from ugaf import runner, status
     from ugaf.commands import asked
     from ugaf.commands.exported import asked_settings, write_shards
-    from ugaf.commands.terminal import console, print_funnel
+    from ugaf.commands.terminal import funnel_table
     from ugaf.errors import UgafError
     from ugaf.export import earlier
-    from ugaf.progress import show_progress
     from ugaf.report import write_report
     from ugaf.view import RunView
 
-    pipeline = asked.load(options)
     began = time.perf_counter()
-    console.print(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
-    with show_progress(console, pipeline) as progress:
-        runner.run(pipeline, asked.run_options(options), progress, lambda line: console.print(line))
+    runner.run(pipeline, asked.run_options(options), call.counts, call.note, call)
     view = RunView(pipeline.output, pipeline)
     counts = view.funnel()
-    print_funnel(counts)
+    call.say(funnel_table(counts), crop=False)
     if not options.no_export:
         # First, since a balance that cannot be met must not cost the report.
+        call.doing("writing the report")
         report = write_report(view, gallery=pipeline.settings.report.gallery, seed=pipeline.settings.seed)
-        named = asked_settings(options.set)
-        write_shards(view, earlier.remembered(view, named), replace=options.replace_shards)
-        console.print(f"report  {escape(f'{pipeline.output}/{report}')}")
-        console.print(f"card    {escape(f'{pipeline.output}/README.md')}")
-    console.print(f"{time.perf_counter() - began:.1f} s")
+        call.doing("writing the shards")
+        write_shards(
+            view,
+            earlier.remembered(view, asked_settings(options.set)),
+            replace=options.replace_shards,
+            note=call.note,
+            say=lambda line: call.say(escape(line)),
+            progress=lambda n: call.doing(f"writing the shards: {n:,} rows so far"),
+        )
+        call.say(f"report  {escape(f'{pipeline.output}/{report}')}")
+        call.say(f"card    {escape(f'{pipeline.output}/README.md')}")
+    call.say(f"{time.perf_counter() - began:.1f} s")
+    call.result(status.document(view, counts))
     waiting = sum(c.pending for c in counts)
     whole = not (options.stage or options.first or options.last)
     if waiting and whole:

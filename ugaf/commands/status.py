@@ -1,4 +1,4 @@
-"""`ugaf status`: the funnel of a run as it is now."""
+"""`ugaf status`: the funnel of a run as it is now, and whether a call is at work on it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import json
 
 from ugaf.commands import arguments
 
-HELP = "the funnel of a run as it is now"
+HELP = "the funnel of a run as it is now, and whether a call works on it"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     arguments.run_folder(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="as JSON (its shape: docs/operations.md)")
 
 
 def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ugaf.commands import asked
-    from ugaf.commands.terminal import console, print_funnel
+    from ugaf.commands.terminal import console, funnel_table
+    from ugaf.status import document, last_call_text
 
     view = asked.view(options)
     counts = view.funnel()
     if options.json:
-        print(json.dumps([stage.as_dict() for stage in counts], indent=1))
-    else:
-        console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
-        print_funnel(counts)
+        print(json.dumps(document(view, counts), indent=1))
+        return 0
+    console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
+    console.print(escape(last_call_text(view.storage)))
+    console.print(funnel_table(counts), crop=False)
     return 0

@@ -14,8 +14,8 @@ from ugaf.view import StageCounts
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
-def print_funnel(counts: Sequence[StageCounts]) -> None:
-    """The funnel as a table, reasons below their stage."""
+def funnel_table(counts: Sequence[StageCounts]) -> Table:
+    """The funnel, reasons below their stage."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stage", no_wrap=True)
     table.add_column("of")
@@ -29,4 +29,4 @@ def print_funnel(counts: Sequence[StageCounts]) -> None:
         reasons = [*stage.rejected.most_common(3), *((f"failed: {k}", n) for k, n in stage.errors.most_common(3))]
         for reason, number in reasons:
             table.add_row(f"  [dim]{escape(reason)}[/]", "", "", "", f"[dim]{number}[/]")
-    console.print(table, crop=False)
+    return table

@@ -1,0 +1,55 @@
+"""What `ugaf status` says of a run: who works on it, its funnel, its shards. The shape of `--json` is documented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ugaf.export.folder import read_manifest
+from ugaf.progress.files import last_call, timestamp
+from ugaf.progress.shown import duration
+from ugaf.storage import Storage
+from ugaf.view import RunView, StageCounts
+
+
+def document(view: RunView, counts: Sequence[StageCounts]) -> dict[str, Any]:
+    """Plain data, for JSON. state: that of the last call, "running", "done", "stopped" or "lost" (it ended without a
+    word: killed, or its machine); "unknown" where no call left a `progress.json`."""
+    call = last_call(view.storage)
+    state = "unknown" if call is None else str(call.document.get("state"))
+    if call is not None and state == "running" and not call.at_work:
+        state = "lost"
+    manifest = read_manifest(view.storage)
+    return {
+        "name": view.name,
+        "path": view.path,
+        "when": timestamp(),
+        "state": state,
+        "call": None if call is None else {**call.document, "heartbeat_age_s": round(call.age_s, 1)},
+        "stages": [stage.as_dict() for stage in counts],
+        "shards": None if manifest is None else _shards(manifest),
+        "left_out": {} if manifest is None else manifest["left_out"],
+    }
+
+
+def last_call_text(storage: Storage) -> str:
+    """One line: the call that is at work, or how the last one ended."""
+    call = last_call(storage)
+    if call is None:
+        return "no call has left word of what it did"
+    said, ago = call.document, f"{duration(call.age_s)} ago"
+    if call.at_work:
+        left = f", {duration(said['left_s'])} left" if said.get("left_s") is not None else ""
+        return f"at work: {call.here}, {said.get('doing')}{left}; last heartbeat {ago}"
+    if said.get("state") == "running":
+        return f"the last call ended without a word: {call.here}, {said.get('doing')}; last heartbeat {ago}"
+    end = f"{said.get('state')} {ago}, exit code {said.get('exit_code')}"
+    return f"the last call: {end}" + (f": {said['message']}" if said.get("message") else "")
+
+
+def _shards(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pairs": manifest["counts"]["split"],
+        "files": len(manifest["files"]),
+        "bytes": sum(manifest["files"].values()),
+    }
