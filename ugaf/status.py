@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ugaf.export.folder import read_manifest
+from ugaf.export.products import products
 from ugaf.progress.files import last_call, timestamp
 from ugaf.progress.shown import duration
 from ugaf.storage import Storage
@@ -19,7 +21,6 @@ def document(view: RunView, counts: Sequence[StageCounts]) -> dict[str, Any]:
     state = "unknown" if call is None else str(call.document.get("state"))
     if call is not None and state == "running" and not call.at_work:
         state = "lost"
-    manifest = read_manifest(view.storage)
     return {
         "name": view.name,
         "path": view.path,
@@ -27,8 +28,7 @@ def document(view: RunView, counts: Sequence[StageCounts]) -> dict[str, Any]:
         "state": state,
         "call": None if call is None else {**call.document, "heartbeat_age_s": round(call.age_s, 1)},
         "stages": [stage.as_dict() for stage in counts],
-        "shards": None if manifest is None else _shards(manifest),
-        "left_out": {} if manifest is None else manifest["left_out"],
+        **_shards(view),
     }
 
 
@@ -47,9 +47,15 @@ def last_call_text(storage: Storage) -> str:
     return f"the last call: {end}" + (f": {said['message']}" if said.get("message") else "")
 
 
-def _shards(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "pairs": manifest["counts"]["split"],
-        "files": len(manifest["files"]),
-        "bytes": sum(manifest["files"].values()),
-    }
+def _shards(view: RunView) -> dict[str, Any]:
+    """`shards`: what is exported, a folder each. left_out: kept rows that are not in it, by reason."""
+    shards: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    for product in products(view):
+        manifest = read_manifest(view.storage, product.root)
+        if manifest is not None:
+            rows, files = manifest["counts"]["split"], manifest["files"]
+            shards.append({"path": product.root, "of": product.noun, "rows": rows})
+            shards[-1] |= {"files": len(files), "bytes": sum(files.values())}
+            left_out.update(manifest["left_out"])
+    return {"shards": shards, "left_out": dict(left_out)}

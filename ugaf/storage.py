@@ -74,17 +74,20 @@ class Storage:
 
     It can be pickled (only the URL travels), and is opened where it is used. `url` is the public one. A store that is
     at fault is asked again, and stops the run when patience has run out (see `faults`).
+
+    patience_s: how long a store at fault is waited for; None: as long as the process has it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_s: float | None = None) -> None:
+        self.patience_s = patience_s
         self.url = location.kept(url) if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._opened: tuple[pafs.FileSystem, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "opening": location.opening(self.url)}
+        return {"url": self.url, "opening": location.opening(self.url), "patience_s": self.patience_s}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["opening"])  # type: ignore[misc]
+        self.__init__(state["opening"], state["patience_s"])  # type: ignore[misc]
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -261,7 +264,7 @@ class Storage:
             if fault.kind == "refused":  # opened anew it takes the key that may have been renewed meanwhile
                 self._opened = None
 
-        return faults.patiently(call, self.where(path), mend=mend)
+        return faults.patiently(call, self.where(path), self.patience_s, mend)
 
     def _listing(self, path: str, recursive: bool) -> Iterator[str]:
         base = self.path(path).rstrip("/")

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ from ugaf.storage import Storage
 
 LOG = "log.txt"
 PROGRESS = "progress.json"
+
+_WAITING = 1000
+"""Entries that are kept while the folder cannot be written to."""
 
 LOG_BYTES = 1 << 20
 """Beyond so much, the older half of the log is cut off when a call begins or its text is written."""
@@ -44,7 +48,7 @@ class RunLog:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._waiting: list[str] = []
+        self._waiting: deque[str] = deque(maxlen=_WAITING)
 
     def add(self, text: str) -> None:
         """One entry with the time of day; what goes over several lines is indented. Secrets of URLs are left out."""
@@ -52,7 +56,7 @@ class RunLog:
         self._waiting.append("\n".join([f"{timestamp()}  {first}", *(f"    {line}" for line in more)]) + "\n")
 
     def flush(self) -> None:
-        """Write what is waiting. Raises OSError where the folder cannot be written to."""
+        """Write what is waiting. Raises OSError or StopRun where the folder cannot be written to."""
         if not self._waiting:
             return
         text, path = "".join(self._waiting).encode(), self._storage.path(LOG)
@@ -91,7 +95,7 @@ class Heartbeat:
         return {"state": state, "heartbeat": timestamp(), **self._facts, **end, **doing}
 
     def beat(self, document: dict[str, Any]) -> None:
-        """Raises OSError where the folder cannot be written to."""
+        """Raises OSError or StopRun where the folder cannot be written to."""
         self._storage.write(PROGRESS, json.dumps(document, indent=1).encode() + b"\n")
 
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from ugaf.config import INGEST, Pipeline
-from ugaf.errors import exit_status
+from ugaf.errors import StopRun, exit_status
 from ugaf.location import scrub
 from ugaf.progress import files, shown
 from ugaf.progress.files import Heartbeat, RunLog
@@ -49,8 +49,8 @@ class Call(Watcher):
         self.mode = "live" if live else ("plain" if mode == "auto" else mode)
         self.tracker = Tracker([INGEST, *(spec.name for spec in pipeline.stages)])
         self._console = console
-        self._storage = Storage(pipeline.output)
-        self._log: RunLog | None = RunLog(self._storage)
+        self._storage = Storage(pipeline.output, patience_s=0)
+        self._log = RunLog(self._storage)
         self._beats: Heartbeat | None = None
         self._command = command
         self._live: Live | None = None
@@ -58,7 +58,8 @@ class Call(Watcher):
         self._last_line = self._last_beat = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
-        self._lock = threading.RLock()
+        self._lock, self._writing = threading.RLock(), threading.RLock()
+        self._told_of_files = False
 
     def __enter__(self) -> Call:
         self._record(f"{self._command}\n{files.versions()}")
@@ -75,13 +76,19 @@ class Call(Watcher):
 
     def accepted(self) -> None:
         """The run's folder is this call's to write in: from here on there are `log.txt` and `progress.json`."""
-        if self._beats is None and self._log is not None:
-            other = files.last_call(self._storage)
+        if self._beats is None:
+            other = self._last_call()
             self._beats = Heartbeat(self._storage, self._command)
             if other is not None and other.at_work:
                 since = other.document.get("started")
                 self.note(f"{other.here} works in this folder, too, since {since}: what both do is done twice")
             self._beat("running")
+
+    def _last_call(self) -> files.LastCall | None:
+        try:
+            return files.last_call(self._storage)
+        except (OSError, StopRun):
+            return None
 
     def doing(self, what: str, waiting: Mapping[str, int] | None = None) -> None:
         """Something else begins, see `Tracker.doing`."""
@@ -140,13 +147,14 @@ class Call(Watcher):
 
     def _loop(self) -> None:
         while not self._stop.wait(_TICK_S):
+            now = time.monotonic()
             with self._lock:
-                now = time.monotonic()
                 self._show()
                 if self.mode in ("plain", "json") and now - self._last_line >= LINE_S:
                     self._progress_line(shown.line(self.tracker.state()))
-                if self._beats is not None and now - self._last_beat >= self._beats.every_s:
-                    self._beat("running")
+            # Without the lock: a store that does not answer must not hold up the work.
+            if self._beats is not None and now - self._last_beat >= self._beats.every_s:
+                self._beat("running")
 
     def _show(self) -> None:
         if self._live is not None:
@@ -176,25 +184,24 @@ class Call(Watcher):
         print(json.dumps({"time": files.timestamp(), **document}), flush=True)
 
     def _record(self, text: str) -> None:
-        log = self._log
-        if log is not None:
-            log.add(text)
-            if self._beats is not None and files.is_local(self._storage):
-                self._safely(log.flush)
+        self._log.add(text)
+        if self._beats is not None and files.is_local(self._storage):
+            self._safely(self._log.flush)
 
     def _beat(self, state: str, **end: Any) -> None:
         beats = self._beats
-        self._last_beat = time.monotonic()
         if beats is not None:
-            doing = shown.document(self.tracker.state())
-            self._safely(lambda: beats.beat(beats.document(state, doing, **end)))
-        if beats is not None and self._log is not None:
+            self._last_beat = time.monotonic()
+            document = beats.document(state, shown.document(self.tracker.state()), **end)
+            self._safely(lambda: beats.beat(document))
             self._safely(self._log.flush)
 
     def _safely(self, write: Callable[[], None]) -> None:
-        """A run does not end because its log cannot be written: that is said, and no more is written."""
-        try:
-            write()
-        except OSError as error:
-            self._log = self._beats = None
-            print(f"ugaf: log.txt and progress.json are not kept on: {error}", file=sys.stderr)
+        """A run does not end because its log cannot be written: that is said once, and tried again."""
+        with self._writing:
+            try:
+                write()
+            except (OSError, StopRun) as error:
+                if not self._told_of_files:
+                    self._told_of_files = True
+                    print(f"ugaf: {files.LOG} and {files.PROGRESS} cannot be written: {error}", file=sys.stderr)
