@@ -132,7 +132,11 @@ def test_a_plain_string_is_a_path():
         ("photoz", {"photos/a.png": b""}, ["photoz", "did you mean", "photos"]),
         ("none/at/all", {"x.png": b""}, ["no such file or folder", "x.png"]),
         ("empty", {"empty/.keep": b""}, ["empty", "no images", "found: no files"]),
-        ("texts", {"texts/a.txt": b"", "texts/b.txt": b"", "texts/c": b""}, ["2 .txt", "1 without a suffix"]),
+        (
+            "texts",
+            {"texts/a.txt": b"", "texts/b.txt": b"", "texts/c": b""},
+            [".txt files: 2", "files without a suffix: 1"],
+        ),
         ("*.png", {"a.jpg": b""}, ["*.png", "match the pattern"]),
     ],
 )

@@ -30,6 +30,7 @@ RECORDS = {
     "ugaf": {"source": S, "edited": E, "instruction": TEXT, "task": "recolor", "boxes": [[1, 2, 11, 12]]},
     "ugaf columns": {"source_image": S, "edited_image": E, "instruction": TEXT, "engine": "templates"},
     "diffusers InstructPix2Pix": {"input_image": S, "edit_prompt": TEXT, "edited_image": E},
+    "HQ-Edit": {"input_image": S, "edit": TEXT, "output_image": E, "inverse_edit": "x"},
     "InstructPix2Pix": {"original_image": S, "edit_prompt": TEXT, "edited_image": E},
     "DiffSynth-Studio": {"image": E, "prompt": TEXT, "edit_image": S},
     "DiffSynth-Studio, list": {"image": E, "prompt": TEXT, "edit_image": [S]},
@@ -98,11 +99,15 @@ def test_schemas_as_json_lines(folder, name):
     assert settings(path).is_pairs
     (row,) = ingest(path)
     fields = RECORDS[name]
+    given = fields.get("task", fields.get("edit_type"))
     assert row.values == {
         "image": SOURCE,
         "edited_image": EDITED,
         "instruction": TEXT,
-        "task": fields.get("task", fields.get("edit_type")),
+        "task": {"swap": "replace", "Add": "add", "color": "recolor"}.get(given, given),
+        "given_task": given,
+        "image_id": None,
+        "split": None,
         "boxes": fields.get("boxes", []),
         "engine": fields.get("engine", "external"),
         "source_id": image_id(SOURCE),

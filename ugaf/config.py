@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from ugaf import rules, trust
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.export import ExportSettings
-from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
+from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
 from ugaf.models.servers import ModelServer
 from ugaf.spec import (
@@ -208,11 +208,22 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
     if len(kinds) > 1:
         raise ConfigError("inputs: photographs and edit pairs cannot be mixed in one run; use two runs")
     pipeline = _wire(settings, stages, is_pairs=kinds == {True})
+    _check_pairs_are_wanted(pipeline)
     if settings.export.balance is not None:
         from ugaf.balance import check as check_balance
 
         check_balance(settings.export.balance.by, pipeline)
     return pipeline
+
+
+def _check_pairs_are_wanted(pipeline: Pipeline) -> None:
+    """That pairs which nobody called pairs are not measured by their sources alone."""
+    found = [entry.path for entry in pipeline.settings.inputs if entry.kind == "auto"]
+    if pipeline.is_pairs and found and not any("edited_image" in spec.reads for spec in pipeline.stages):
+        raise ConfigError(
+            f"inputs: {', '.join(found)}: holds edit pairs, and no stage of {pipeline.name} looks at an edited image: "
+            "take a pipeline that does (refine), or set `kind: pairs` to have the pairs' sources measured"
+        )
 
 
 def _ingest_schema(is_pairs: bool) -> pa.Schema:
@@ -236,6 +247,11 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], is_pairs: bool)
         keep = merged_keep(cls.keep, options.pop("keep", None) or {}, name)
         resources = _validate(Resources, options.pop("resources", None) or {}, f"{name}.resources")
         own = _validate(cls.Settings, options, name)
+        if "edited_image" in cls.reads and not (is_pairs or "edited_image" in providers):
+            photographs = ", ".join(entry.path for entry in settings.inputs)
+            raise ConfigError(
+                f"{name}: needs edit pairs, and {photographs} holds photographs; no stage before it makes edits"
+            )
         if cls.fans_out and level == "edit":
             raise ConfigError(f"{name}: turns photographs into edits, but the rows are edits already")
         if cls.fans_out and keep:
@@ -306,6 +322,8 @@ def known_stages() -> list[str]:
 
 def _kind_by_name(path: str) -> str:
     """The kind of an input of photographs, so that it is not taken for pairs when it is gone."""
+    if format_of(path) == "records":
+        return "list"
     return {".parquet": "parquet", ".tar": "webdataset"}.get(Path(path).suffix, "auto")
 
 

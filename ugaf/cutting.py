@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ugaf import origins
 from ugaf.columns import SOURCES, Columns
-from ugaf.ingest import SourceRef, hold_pairs, list_sources
+from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources
 from ugaf.origins import Origin
 from ugaf.progress.watcher import Watcher
 from ugaf.storage import TEMPORARY, ahead, parquet_bytes
@@ -27,7 +27,7 @@ class New:
     """The new sources of a run's inputs, listed to their end.
 
     count: how many. missing: known sources of these inputs that the listing did not give, by input: their files are
-    gone, were replaced, or lie beyond the input's `limit`.
+    gone, were replaced, or lie beyond the input's `limit`. not_read: what lies there and is no source.
     """
 
     columns: Columns
@@ -35,6 +35,7 @@ class New:
     count: int = 0
     missing: Counter[Origin] = field(default_factory=Counter)
     staged: list[str] = field(default_factory=list)
+    not_read: NotRead = field(default_factory=NotRead)
 
     def publish(self) -> None:
         """Make the new sources part of the run."""
@@ -69,7 +70,7 @@ def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
             refs: list[SourceRef] = []
             of: list[Origin] = []
             known = Known(columns)
-            for origin, ref in known.others(columns):
+            for origin, ref in known.others(columns, new.not_read):
                 refs.append(ref)
                 of.append(origin)
                 if len(refs) == size:
@@ -112,14 +113,17 @@ class Known:
                 self._names[digest] = self._origins.setdefault(origin, len(self._origins))
         self._unseen = set(self._names)
 
-    def others(self, columns: Columns) -> Iterator[tuple[Origin, SourceRef]]:
-        """The sources of the inputs that are not known, each once, with its input; they are known from then on."""
+    def others(self, columns: Columns, not_read: NotRead | None = None) -> Iterator[tuple[Origin, SourceRef]]:
+        """The sources of the inputs that are not known, each once, with its input; they are known from then on.
+
+        `not_read` gets what the listing leaves out.
+        """
         inputs = columns.pipeline.settings.inputs
         hold_pairs(inputs)
         for settings in inputs:
             origin = Origin.of(settings)
             number = self._origins.setdefault(origin, len(self._origins))
-            for ref in list_sources(settings):
+            for ref in list_sources(settings, columns.storage.url, not_read):
                 digest = source_digest(ref.uri, ref.member, ref.version)
                 self._unseen.discard(digest)
                 if digest not in self._names:

@@ -21,6 +21,7 @@ from ugaf import __version__, rules
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.errors import ConfigError, UgafError
+from ugaf.ingest import save_listing
 from ugaf.origins import UNKNOWN, Origin
 from ugaf.storage import Storage
 from ugaf.verdicts import Fits
@@ -58,7 +59,7 @@ def read(storage: Storage, path: str) -> dict[str, Any]:
 
 
 def save(columns: Columns, fits: Fits, inputs: Sequence[Fed] | None = None) -> None:
-    """Write the record: versions, fingerprints, fitted numbers, inputs, and the pipeline with every default filled in.
+    """Write the record: versions, fingerprints, fitted numbers, inputs (what was not read of them, too), and the pipeline with every default filled in.
 
     inputs: what fed the run; None keeps what is on record. The same run gives the same record: the time of day in it
     is that at which an input was first seen.
@@ -71,6 +72,7 @@ def save(columns: Columns, fits: Fits, inputs: Sequence[Fed] | None = None) -> N
         "packages": package_versions(),
         "fingerprints": {INGEST: pipeline.ingest_fingerprint, **{s.name: s.fingerprint for s in pipeline.stages}},
         "fitted": {name: rules.describe(fitted) for name, fitted in fits.items()},
+        **save_listing(storage),
         "inputs": known if inputs is None else [fed.as_dict() for fed in _dated(inputs, known)],
         "pipeline": pipeline.document,
     }

@@ -19,6 +19,7 @@ from ugaf.cutting import listed
 from ugaf.engine import MakeTask, RayEngine, run_inline, watched
 from ugaf.errors import ConfigError
 from ugaf.fitting import check_recorded
+from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
 from ugaf.monitor import Monitor
 from ugaf.needs import install_hint
@@ -111,6 +112,8 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
                     notify(line)
             watcher.doing("reading what is stored")
             found = survey(columns)
+            if INGEST in (name for group in work.groups for name in group.stages):
+                _note_unknown_tasks(columns, notify)
             record.save(columns, found.fits, found.inputs)
 
 
@@ -135,6 +138,26 @@ def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, no
                 f"{count} sources of {origin.name} are no longer listed (gone, replaced or past its limit): what was "
                 "taken in from them stays in this run"
             )
+        save_listing(columns.storage, new.not_read)
+        if new.not_read:
+            notify(f"not read: {new.not_read}")
+
+
+def _note_unknown_tasks(columns: Columns, notify: Notify) -> None:
+    """Say and keep which tasks of a pair set ugaf has no name for: their pairs are judged like those without one."""
+    if not columns.pipeline.is_pairs:
+        return
+    names = (
+        name
+        for fragment in columns.fragments()
+        for name in columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
+    )
+    found = unknown_tasks(names)
+    save_listing(columns.storage, tasks=found)
+    if found:
+        shown = ", ".join(f"{task}: {count:,}" for task, count in list(found.items())[:8])
+        rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        notify(f"tasks that ugaf has no name for (their pairs are judged like those without a task): {shown}{rest}")
 
 
 class _Machines:

@@ -203,7 +203,13 @@ def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:
     text = re.sub(r"(//)[^/@\s]+@", r"\1", text)  # user:password@ of a URL
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     versions = _table(("Package", "Version"), manifest["versions"].items())
-    return f"## How it was made\n\n{fence}yaml\n{text}{fence}\n\n{versions}"
+    return f"## How it was made\n\n{fence}yaml\n{text}{fence}\n\n{_not_read(view)}{versions}"
+
+
+def _not_read(view: RunView) -> str:
+    """What lies under the inputs and was not read, where there is any."""
+    found = [f"{entry['what']}: {entry['count']:,}" for entry in view.record.get("not_read", ())]
+    return f"Under the inputs, and not read: {escape(', '.join(found))}.\n\n" if found else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

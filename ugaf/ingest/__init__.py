@@ -4,6 +4,7 @@
 fragment's sources and gives its rows.
 """
 
+from ugaf.ingest.detect import format_of
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.listing import hold_pairs, list_sources
 from ugaf.ingest.produce import (
@@ -17,6 +18,9 @@ from ugaf.ingest.produce import (
     produce,
 )
 from ugaf.ingest.sources import SOURCE_SCHEMA, SourceRef
+from ugaf.ingest.tasks import unknown as unknown_tasks
+from ugaf.ingest.unread import NotRead
+from ugaf.ingest.unread import save as save_listing
 
 __all__ = [
     "IMAGE_SCHEMA",
@@ -25,11 +29,15 @@ __all__ = [
     "VERSION",
     "IngestedRow",
     "InputSettings",
+    "NotRead",
     "SourceRef",
     "failed_id",
+    "format_of",
     "hold_pairs",
     "image_id",
     "list_sources",
     "pair_id",
     "produce",
+    "save_listing",
+    "unknown_tasks",
 ]

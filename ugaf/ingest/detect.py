@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pyarrow as pa
 from ugaf.errors import ConfigError
 from ugaf.ingest import samples
 from ugaf.ingest.inputs import InputSettings
-from ugaf.ingest.places import Place, glob, list_names, split_glob
-from ugaf.ingest.records import record_columns
+from ugaf.ingest.lists import list_columns
+from ugaf.ingest.places import Info, Place, glob, list_names, split_glob
+from ugaf.ingest.schemas import NoColumnsError
 from ugaf.ingest.tables import table_columns
+from ugaf.ingest.tars import tar_holds_pairs
 
 Format = Literal["image", "tar", "parquet", "records"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif")
@@ -38,6 +41,8 @@ def wanted_format(place: Place, settings: InputSettings) -> Format:
         return "tar"
     if settings.kind == "parquet":
         return "parquet"
+    if settings.kind == "list":
+        return "records"
     if settings.kind == "pairs":
         return format if format in ("parquet", "tar") else "records"
     return format or ("records" if place.name.lower().endswith(".json") else "image")
@@ -45,44 +50,62 @@ def wanted_format(place: Place, settings: InputSettings) -> Format:
 
 def holds_pairs(settings: InputSettings) -> bool:
     """Whether an input of kind "auto" is a pair set. Never raises for what is missing or unreadable."""
+    return pair_format(settings) is not None
+
+
+def pair_format(settings: InputSettings) -> Format | None:
+    """What tells that an input holds edit pairs: a list, a table or a tar; None for photographs."""
     if settings.path.startswith(samples.SCHEME):
-        return False
+        return None
     try:
-        return _holds_pairs(settings)
+        return _pair_format(settings)
     except (OSError, pa.ArrowException, ConfigError):
-        return {"source", "edited"} <= settings.columns.keys() or format_of(settings.path) == "records"
+        format = format_of(settings.path)
+        if {"source", "edited"} <= settings.columns.keys():
+            return format or "records"
+        return "records" if format == "records" and "image" not in settings.columns else None
 
 
-def _holds_pairs(settings: InputSettings) -> bool:
+def _pair_format(settings: InputSettings) -> Format | None:
     parts = split_glob(settings.path)
     if parts and not _exists(settings.path):
-        found = next(
-            (place for place, info in glob(Place.of(parts[0]), parts[1]) if not isinstance(info, OSError)), None
-        )
-        return found is not None and file_holds_pairs(found, settings, wanted_format(found, settings))
+        found = (place for place, info in glob(Place.of(parts[0]), parts[1]) if isinstance(info, Info))
+        return _first_verdict(((place, wanted_format(place, settings)) for place in found), settings)
     place = Place.of(settings.path)
     info = place.info()
     if info.kind == "folder":
-        return _folder_holds_pairs(place, settings)
+        return _folder_format(place, settings)
     if info.kind == "missing":
         raise FileNotFoundError(settings.path)
-    return file_holds_pairs(place, settings, wanted_format(place, settings))
+    format = wanted_format(place, settings)
+    return format if file_holds_pairs(place, settings, format) else None
 
 
-def _folder_holds_pairs(folder: Place, settings: InputSettings) -> bool:
-    """A list of pairs at the folder's top decides; then its first sound Parquet file, there or one folder down."""
+def _folder_format(folder: Place, settings: InputSettings) -> Format | None:
+    """A list of pairs at the folder's top decides; then its first table or tar that tells, or one folder down."""
     files = list_names(folder)
-    if any(format_of(place.name) == "records" and _is_pair_file(place, settings, "records") for place in files):
-        return True
+    if any(format_of(place.name) == "records" and _verdict(place, settings, "records") for place in files):
+        return "records"
     if not any(format_of(place.name) in ("image", "tar", "parquet") for place in files):
         for place in files:
             below = _names_below(place)
             if any(format_of(child.name) for child in below):
                 files = below
                 break
-    tables = (place for place in files if format_of(place.name) == "parquet")
-    verdicts = (_is_pair_file(place, settings, "parquet") for place in tables)
-    return next((verdict for verdict in verdicts if verdict is not None), False)
+    for format in ("parquet", "tar"):
+        found = _first_verdict(((place, format) for place in files if format_of(place.name) == format), settings)
+        if found is not None:
+            return found
+    return None
+
+
+def _first_verdict(files: Iterable[tuple[Place, Format]], settings: InputSettings) -> Format | None:
+    """The format of the first file that can tell, if it holds pairs."""
+    for place, format in files:
+        verdict = _verdict(place, settings, format)
+        if verdict is not None:
+            return format if verdict else None
+    return None
 
 
 def _names_below(place: Place) -> list[Place]:
@@ -92,21 +115,24 @@ def _names_below(place: Place) -> list[Place]:
         return []
 
 
-def _is_pair_file(place: Place, settings: InputSettings, format: Format) -> bool | None:
-    """None for a file that cannot be read: listing reports it."""
+def _verdict(place: Place, settings: InputSettings, format: Format) -> bool | None:
+    """None for a file that cannot be read, which listing reports, and for one that is neither pairs nor pictures."""
     try:
         return file_holds_pairs(place, settings, format)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, NoColumnsError):
         return None
 
 
-def file_holds_pairs(place: Place, settings: InputSettings, format: Format) -> bool:
-    """Whether the file is a table with the columns of a pair set."""
+def file_holds_pairs(place: Place, settings: InputSettings, format: Format) -> bool | None:
+    """Whether a list, a table or a tar holds edit pairs; None where it has nothing to tell by.
+
+    Raises ConfigError for columns that are not there or not enough, OSError or ArrowException if it cannot be read.
+    """
     if format == "records":
-        return record_columns(place, settings) is not None
+        return list_columns(place, settings).is_pairs
     if format == "parquet":
         return table_columns(place, settings).is_pairs
-    return False
+    return tar_holds_pairs(place, settings) if format == "tar" else False
 
 
 def _exists(path: str) -> bool:

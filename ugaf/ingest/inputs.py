@@ -11,8 +11,11 @@ from ugaf.errors import nearest
 from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.stage import Settings
 
-Kind = Literal["auto", "images", "webdataset", "parquet", "pairs"]
-ROLES = ("image", "caption", "source", "edited", "instruction", "task", "boxes", "reference", "engine", "id")
+Kind = Literal["auto", "images", "webdataset", "parquet", "list", "pairs"]
+ROLES = (
+    *("image", "caption", "source", "edited", "instruction", "task", "boxes", "reference", "engine", "id"),
+    *("image_id", "split"),
+)
 
 
 class InputSettings(Settings):

@@ -7,38 +7,50 @@ What is wrong with one file, member or line is a source that will fail, so that 
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
+import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from ugaf.errors import ConfigError
 from ugaf.ingest import samples
-from ugaf.ingest.detect import Format, format_of, wanted_format
+from ugaf.ingest.detect import Format, format_of, pair_format, wanted_format
 from ugaf.ingest.inputs import InputSettings
-from ugaf.ingest.places import Found, Info, Place, glob, list_folder, split_glob, walk
-from ugaf.ingest.records import list_records
+from ugaf.ingest.lists import list_records
+from ugaf.ingest.places import Found, Info, Place, Skipped, glob, list_folder, split_glob, walk
+from ugaf.ingest.schemas import NamesFilesError, NoColumnsError
 from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.ingest.tables import list_table, table_columns
 from ugaf.ingest.tars import list_tar
+from ugaf.ingest.unread import NotRead, suffix_kind
 
-_PLAIN_SUFFIX = re.compile(r"\.[A-Za-z0-9]+$")
+_SUFFIX = re.compile(r"\.([A-Za-z0-9]|\[[A-Za-z0-9-]+\])+$")
 _WANTED: dict[str, tuple[Format, ...]] = {
-    "auto": ("image", "tar", "parquet"),
+    "auto": ("image", "tar", "parquet", "records"),
     "images": ("image",),
     "webdataset": ("tar",),
     "parquet": ("parquet",),
-    "pairs": ("records", "parquet"),
+    "list": ("records",),
 }
+_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "http", "https", "file", "sample")
 
 
-def list_sources(inputs: InputSettings | Sequence[InputSettings]) -> Iterator[SourceRef]:
+def list_sources(
+    inputs: InputSettings | Sequence[InputSettings], run: str | None = None, not_read: NotRead | None = None
+) -> Iterator[SourceRef]:
     """Every source, input by input; each input in the order of its names (a folder's entries sorted, depth first).
 
     It streams: memory grows with the largest folder, not with the number of sources. A source that several inputs name
     comes several times.
+
+    Args:
+        inputs: where to look.
+        run: the folder of the run, which is left out wherever it lies under an input.
+        not_read: gets what is left out, and is complete when the last source has come.
 
     Raises:
         ConfigError: an input that is not there, holds nothing to read or lacks a column, and photographs mixed with
@@ -46,8 +58,9 @@ def list_sources(inputs: InputSettings | Sequence[InputSettings]) -> Iterator[So
     """
     entries = [inputs] if isinstance(inputs, InputSettings) else list(inputs)
     pairs = hold_pairs(entries)
+    counts = NotRead() if not_read is None else not_read
     for settings in entries:
-        found = itertools.islice(_list_input(settings, pairs), settings.limit)
+        found = itertools.islice(_Listing(settings, pairs, run, counts).sources(), settings.limit)
         yield from (source.of_input(settings.path) for source in found)
 
 
@@ -70,29 +83,19 @@ def hold_pairs(inputs: Sequence[InputSettings]) -> bool:
 
 
 def _check_there(settings: InputSettings) -> None:
-    if settings.path.startswith(samples.SCHEME):
-        samples.check_name(settings.path)
+    path = settings.path
+    if path.startswith(samples.SCHEME):
+        samples.check_name(path)
         return
-    place, info = _look(settings.path)
-    if info is not None and info.kind == "missing" and split_glob(settings.path) is None:
-        raise ConfigError(f"input {settings.path!r}: no such file or folder{_beside(place)}")
-
-
-def _list_input(settings: InputSettings, pairs: bool) -> Iterator[SourceRef]:
-    if settings.path.startswith(samples.SCHEME):
-        yield from samples.list_samples(settings.path)
-        return
-    place, info = _look(settings.path)
-    parts = split_glob(settings.path)
-    if info is not None and info.kind == "folder":
-        yield from _list_found(walk(place), settings, pairs, f"no {_what(settings, pairs)} in the folder", True)
-    elif info is not None and info.kind != "missing":
-        yield from _list_named(place, info, settings, pairs)
-    elif parts is not None:
-        found = glob(Place.of(parts[0]), parts[1])
-        empty = f"no {_what(settings, pairs)} match the pattern"
-        # `*.dat` asks for those files by their suffix; `shoot/*` for what there is to read.
-        yield from _list_found(found, settings, pairs, empty, not _PLAIN_SUFFIX.search(parts[1]))
+    scheme, _, rest = path.partition("://")
+    if not rest.strip("/") and path.endswith("/") and scheme in _SCHEMES and scheme != "file":
+        raise ConfigError(f"input {path!r}: nothing after {scheme}:// (a variable that is not set?)")
+    place, info = _look(path)
+    if info is not None and info.kind == "missing" and split_glob(path) is None:
+        scheme, colon, rest = path.partition(":")
+        if colon and scheme in _SCHEMES and not rest.startswith("//"):
+            raise ConfigError(f"input {path!r}: no such file or folder; did you mean {scheme}://{rest.lstrip('/')}?")
+        raise ConfigError(f"input {path!r}: no such file or folder{_beside(place)}")
 
 
 def _look(path: str) -> tuple[Place, Info | None]:
@@ -106,59 +109,155 @@ def _look(path: str) -> tuple[Place, Info | None]:
         raise ConfigError(f"input {path!r}: cannot be opened: {error}") from error
 
 
-def _list_found(
-    found: Iterable[Found], settings: InputSettings, pairs: bool, empty: str, by_name: bool
-) -> Iterator[SourceRef]:
-    """Sources of a folder's or pattern's files; `by_name` leaves out files whose name is of no wanted format."""
-    left_out: Counter[str] = Counter()
-    count = 0
-    wanted = _WANTED["pairs" if pairs else settings.kind]
-    for place, info in found:
-        format = format_of(place.name)
-        if isinstance(info, OSError):
-            sources: Iterable[SourceRef] = [_unlisted(place, info)]
-        elif by_name and format not in wanted:
-            left_out[_suffix(place.name)] += 1
-            continue
-        else:
-            chosen = format if format in wanted else wanted_format(place, settings)
-            sources = _list_file(place, info, settings, chosen or "image", pairs)
-        for source in sources:
-            count += 1
+@dataclass
+class _Listing:
+    """The sources of one input.
+
+    Attributes:
+        settings: the input.
+        pairs: whether the inputs hold edit pairs.
+        run: the run's own folder.
+        not_read: counts of what is left out.
+    """
+
+    settings: InputSettings
+    pairs: bool
+    run: str | None
+    not_read: NotRead
+
+    def sources(self) -> Iterator[SourceRef]:
+        path = self.settings.path
+        if path.startswith(samples.SCHEME):
+            yield from samples.list_samples(path)
+            return
+        place, info = _look(path)
+        parts = split_glob(path)
+        if info is not None and info.kind == "folder":
+            self._check_apart(place)
+            found = walk(place, None, functools.partial(_left_out, self._own_folder(), True))
+            yield from self._found(found, f"no {_what(self.settings, self.pairs)} in the folder", by_name=True)
+        elif info is not None and info.kind != "missing":
+            yield from self._named(place, info)
+        elif parts is not None:
+            found = glob(Place.of(parts[0]), parts[1], functools.partial(_left_out, self._own_folder(), False))
+            # `*.dat` asks for those files by their suffix; `shoot/*` for what there is to read.
+            by_name = not _SUFFIX.search(parts[1])
+            empty = f"no {_what(self.settings, self.pairs)} match the pattern"
+            yield from self._found(found, empty, by_name)
+
+    def _own_folder(self) -> Place | None:
+        return None if self.run is None else Place.of(self.run)
+
+    def _check_apart(self, place: Place) -> None:
+        own = self._own_folder()
+        if own is not None and _same(place, own):
+            raise ConfigError(
+                f"input {self.settings.path!r}: is the run's own folder; give the run another one with --output"
+            )
+
+    def _found(self, found: Iterable[Found], empty: str, by_name: bool) -> Iterator[SourceRef]:
+        """Sources of a folder's or pattern's files; `by_name` leaves out files whose name is of no wanted format."""
+        here = NotRead()
+        wanted, later = self._wanted(), list[tuple[Place, Info, Format]]()
+        count: int = 0
+        problem: ConfigError | None = None
+        for place, info in found:
+            format = format_of(place.name)
+            if isinstance(info, Skipped):
+                here.add(f"folders: {info.what}", place.uri)
+                continue
+            if isinstance(info, OSError):
+                count += 1
+                yield _unlisted(place, info)
+                continue
+            if by_name and format not in wanted:
+                here.add(_named_by_suffix(place.name), place.uri)
+                continue
+            chosen = (format if format in wanted else wanted_format(place, self.settings)) or "image"
+            try:
+                for source in self._file(place, info, chosen, not by_name or self.settings.kind != "auto"):
+                    count += 1
+                    yield source
+            except NoColumnsError as error:
+                problem = problem or error
+                here.add(f"tables and lists without {'edit pairs' if self.pairs else 'images'}", place.uri)
+            except NamesFilesError:
+                later.append((place, info, chosen))
+        for place, info, chosen in later:
+            if count:
+                here.add("lists of photographs beside photographs (to read one, give it as the input)", place.uri)
+            else:
+                yield from self._file(place, info, chosen)
+        self._report(here)
+        if not count and not later:
+            hint = (
+                "; a pattern that ends in a suffix, like *.pgm, takes its files whatever they are"
+                if "pattern" in empty and here
+                else ""
+            )
+            raise problem or ConfigError(f"input {self.settings.path!r}: {empty}; found: {here or 'no files'}{hint}")
+
+    def _wanted(self) -> tuple[Format, ...]:
+        if not self.pairs:
+            return _WANTED[self.settings.kind]
+        # Tars beside tables or lists of pairs hold the same pairs again (as in our shards), or the list's images.
+        tars = pair_format(self.settings) == "tar"
+        return ("tar", "parquet", "records") if tars else ("records", "parquet")
+
+    def _report(self, here: NotRead) -> None:
+        for what, number in here.counts.items():
+            self.not_read.add(what, here.examples[what], number)
+
+    def _named(self, place: Place, info: Info) -> Iterator[SourceRef]:
+        """Sources of the file that an input names; that it is unreadable or empty is an error of the input."""
+        format = wanted_format(place, self.settings)
+        if format == "parquet":
+            try:
+                table_columns(place, self.settings)
+            except (OSError, pa.ArrowException) as error:
+                raise ConfigError(f"input {self.settings.path!r}: cannot be read as Parquet: {error}") from error
+        first = None
+        for source in self._file(place, info, format):
+            first = first or source
             yield source
-    if not count:
-        listing = ", ".join(f"{number} {suffix}" for suffix, number in left_out.most_common(8))
-        raise ConfigError(f"input {settings.path!r}: {empty}; found: {listing or 'no files'}")
+        if first is None:
+            what = _what(self.settings, self.pairs)
+            raise ConfigError(f"input {self.settings.path!r}: there is nothing in it to read (no {what})")
+
+    def _file(self, place: Place, info: Info, format: Format, names_files: bool = True) -> Iterator[SourceRef]:
+        """names_files: take photographs that a table or list only names; they may be read as files already."""
+        if info.kind != "file":
+            reason = "not a regular file (a dangling link or a device)"
+            yield SourceRef.broken(place.uri, "", info.version, "file", reason)
+        elif format == "image":
+            size = {} if info.size is None else {"size": info.size}
+            yield SourceRef.of(place.uri, "", info.version, "file", {**place.locator(), **size})
+        elif format == "tar":
+            yield from list_tar(place, info, self.settings, self.pairs, self.not_read)
+        elif format == "records":
+            yield from list_records(place, self.settings, self.pairs, names_files)
+        else:
+            yield from list_table(place, info, self.settings, self.pairs, names_files)
 
 
-def _list_named(place: Place, info: Info, settings: InputSettings, pairs: bool) -> Iterator[SourceRef]:
-    """Sources of the file that an input names; that it is unreadable or empty is an error of the input."""
-    format = wanted_format(place, settings)
-    if format == "parquet":
-        try:
-            table_columns(place, settings)
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"input {settings.path!r}: cannot be read as Parquet: {error}") from error
-    first = None
-    for source in _list_file(place, info, settings, format, pairs):
-        first = first or source
-        yield source
-    if first is None:
-        raise ConfigError(f"input {settings.path!r}: there is nothing in it to read (no {_what(settings, pairs)})")
+def _left_out(own: Place | None, runs: bool, place: Place) -> str | None:
+    """Why a folder below an input is not entered: it is the run's own, or that of another run."""
+    if own is not None and _same(place, own):
+        return "the run's own"
+    if (
+        runs
+        and not place.is_remote
+        and os.path.isfile(f"{place.path}/run.yaml")
+        and os.path.isdir(f"{place.path}/sources")
+    ):
+        return "of other runs"
+    return None
 
 
-def _list_file(place: Place, info: Info, settings: InputSettings, format: Format, pairs: bool) -> Iterator[SourceRef]:
-    if info.kind != "file":
-        yield SourceRef.broken(place.uri, "", info.version, "file", "not a regular file (a dangling link or a device)")
-    elif format == "image":
-        size = {} if info.size is None else {"size": info.size}
-        yield SourceRef.of(place.uri, "", info.version, "file", {**place.locator(), **size})
-    elif format == "tar":
-        yield from list_tar(place, info)
-    elif format == "records":
-        yield from list_records(place, settings)
-    else:
-        yield from list_table(place, info, settings, pairs)
+def _same(place: Place, other: Place) -> bool:
+    if place.is_remote or other.is_remote:
+        return place.is_remote == other.is_remote and place.uri.rstrip("/") == other.uri.rstrip("/")
+    return os.path.realpath(place.path) == os.path.realpath(other.path)
 
 
 def _unlisted(folder: Place, error: OSError) -> SourceRef:
@@ -167,14 +266,15 @@ def _unlisted(folder: Place, error: OSError) -> SourceRef:
 
 def _what(settings: InputSettings, pairs: bool) -> str:
     if pairs:
-        return "edit pairs (.jsonl, .csv, .parquet)"
-    names = {"auto": "images, tars or Parquet files", "webdataset": "tars", "parquet": "Parquet rows"}
+        return "edit pairs (.jsonl, .csv, .parquet, .tar)"
+    names = {"auto": "images, tars, Parquet files or lists", "webdataset": "tars", "parquet": "Parquet rows"}
+    names["list"] = "lists of photographs"
     return names.get(settings.kind, "images")
 
 
-def _suffix(name: str) -> str:
+def _named_by_suffix(name: str) -> str:
     dot = name.rfind(".")
-    return name[dot:].lower() if dot > 0 else "without a suffix"
+    return f"{suffix_kind(name[dot:])} files" if dot > 0 else "files without a suffix"
 
 
 def _beside(place: Place) -> str:

@@ -17,10 +17,12 @@ from ugaf.ingest.access import Reach, reach_of
 from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
+from ugaf.ingest.lists import read_cells
 from ugaf.ingest.places import Place
-from ugaf.ingest.sources import SourceError, SourceRef
+from ugaf.ingest.schemas import tar_fields
+from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 from ugaf.ingest.tables import read_rows
-from ugaf.ingest.tars import read_member
+from ugaf.ingest.tars import read_pair, read_photo
 from ugaf.location import Location
 from ugaf.stage import Failure
 from ugaf.storage import ahead
@@ -33,7 +35,8 @@ Inputs = Mapping[str, InputSettings]
 class Loaded:
     """What was read for one source: a photograph, or a pair if there is an `edited` image.
 
-    `boxes` and `reference` are as they stand in the file (see `pair_cells.parse_boxes`); `name` is the row's own id.
+    `boxes` and `reference` are as they stand in the file (see `pair_cells.parse_boxes`), and so is the task; `name` is
+    the row's own id, `image_id` and `split` what shards say of their photograph.
     """
 
     image: bytes
@@ -45,6 +48,8 @@ class Loaded:
     reference: Any = None
     engine: str | None = None
     name: str | None = None
+    image_id: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ def _load(refs: Sequence[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
             yield from _load_single(list(group), inputs)
         elif container[0] == "tar":
             yield from _load_tar(list(group), inputs)
+        elif container[0] == "list":
+            yield from _load_list(list(group), inputs)
         else:
             yield from _load_table(list(group), inputs)
 
@@ -93,8 +100,10 @@ def _settings_of(where: Mapping[str, Any], inputs: Inputs, uri: str) -> InputSet
 
 
 def _container(ref: SourceRef) -> tuple[str, ...] | None:
-    """Sources of one container are read together: a tar, or a row group of a table."""
+    """Sources of one container are read together: a tar, a row group of a table, a list that holds its pictures."""
     where = ref.where()
+    if "error" not in where and "list" in where:
+        return "list", ref.uri
     if "error" in where or ref.kind not in ("tar", "parquet"):
         return None
     return ref.kind, ref.uri, ref.version, str(where.get("group"))
@@ -125,8 +134,9 @@ def _load_one(ref: SourceRef, inputs: Inputs) -> Outcome:
 def _read_single(ref: SourceRef, where: dict[str, Any], settings: InputSettings) -> Loaded:
     if ref.kind == "sample":
         return Loaded(samples.read_sample(where["file"]))
-    if ref.kind == "pair":
-        return _loaded_pair(where["cells"], reach_of(Place.from_locator(where, ""), ref, settings))
+    if ref.kind in ("pair", "record"):
+        reach = reach_of(Place.from_locator(where, ""), ref, settings)
+        return _loaded_row(where["cells"], reach, ref.kind == "pair")
     data = Place.from_locator(where, ref.uri).read(settings.limits.file_bytes)
     if len(data) != where.get("size", len(data)):
         # Its version and its possible duplicates were told by that size; a rerun lists it anew.
@@ -150,11 +160,41 @@ def _load_tar(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
 
 
 def _loaded_member(file: Any, where: dict[str, Any], limits: LimitSettings) -> Loaded:
-    limits.check("member", where["size"], "file_mb")
-    if "caption" in where:
-        limits.check("caption", where["caption"][2], "caption_kb")
-    data, caption = read_member(file, where)
-    return Loaded(data, caption=caption)
+    if "pair" not in where:
+        limits.check("member", where["size"], "file_mb")
+        if "caption" in where:
+            limits.check("caption", where["caption"][2], "caption_kb")
+        data, caption = read_photo(file, where)
+        return Loaded(data, caption=caption)
+    for name, (_, size) in where["pair"].items():
+        limits.check(f"{name} member", size, "caption_kb" if name == "fields" else "file_mb")
+    for name, (_, size) in where["texts"].items():
+        limits.check(f"text {name}".rstrip(), size, "caption_kb")
+    source, edited, fields = read_pair(file, where)
+    columns = tar_fields(fields, where.get("columns", {}))
+    cells = {role: fields[name] for role, name in columns.items()}
+    return _pair_of(source, edited, cells)
+
+
+def _load_list(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
+    """Records whose pictures stand in the list itself. Where it cannot be read further, those that are left fail."""
+    where = [ref.where() for ref in refs]
+    settings = _settings_of(where[0], inputs, refs[0].uri)
+    order = sorted(range(len(refs)), key=lambda index: where[index]["at"])
+    done = 0
+    try:
+        for cells in read_cells([where[i] for i in order], [refs[i].version for i in order]):
+            ref = refs[order[done]]
+            reach = reach_of(Place.from_locator(where[order[done]], ""), ref, settings)
+            done += 1
+            if isinstance(cells, RecordError):
+                yield ref, _failure(cells)
+            else:
+                yield _guarded(ref, functools.partial(_loaded_row, cells, reach, ref.kind == "pair"))
+    except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
+        faults.raise_if_service(error, refs[0].uri)
+        for index in order[done:]:
+            yield refs[index], _failure(error)
 
 
 def _load_table(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
@@ -171,16 +211,17 @@ def _load_table(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
             ref = refs[order[done]]
             done += 1
             cells = {role: fields.get(name) for role, name in columns.items()}
-            yield _guarded(ref, functools.partial(_loaded_row, cells, reach))
+            yield _guarded(ref, functools.partial(_loaded_row, cells, reach, "pair" in where[0]))
     except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
         faults.raise_if_service(error, place.uri)
         for index in order[done:]:
             yield refs[index], _failure(error)
 
 
-def _loaded_row(cells: dict[str, Any], reach: Reach) -> Loaded:
-    if "source" in cells:
-        return _loaded_pair(cells, reach)
+def _loaded_row(cells: dict[str, Any], reach: Reach, is_pair: bool) -> Loaded:
+    if is_pair:
+        source, edited = (_image(role, cells.get(role), reach) for role in ("source", "edited"))
+        return _pair_of(source, edited, cells)
     return Loaded(
         _image("image", cells.get("image"), reach),
         caption=pair_cells.text(cells.get("caption")),
@@ -188,16 +229,18 @@ def _loaded_row(cells: dict[str, Any], reach: Reach) -> Loaded:
     )
 
 
-def _loaded_pair(cells: dict[str, Any], reach: Reach) -> Loaded:
+def _pair_of(source: bytes, edited: bytes, cells: dict[str, Any]) -> Loaded:
     return Loaded(
-        image=_image("source", cells.get("source"), reach),
-        edited=_image("edited", cells.get("edited"), reach),
-        instruction=pair_cells.text(cells.get("instruction")),
+        image=source,
+        edited=edited,
+        instruction=pair_cells.instruction(cells.get("instruction")),
         task=pair_cells.text(cells.get("task")),
         boxes=cells.get("boxes"),
         reference=cells.get("reference"),
         engine=pair_cells.text(cells.get("engine")),
         name=pair_cells.label(cells.get("id")),
+        image_id=pair_cells.label(cells.get("image_id")),
+        split=pair_cells.text(cells.get("split")),
     )
 
 
@@ -208,12 +251,14 @@ def _image(role: str, cell: Any, reach: Reach) -> bytes:
         reach.settings.limits.check(f"{role} image", len(content), "file_mb")
         return content
     shown = Location(content[:300]).public
+    what = "the image" if role == "image" else f"{role} image"
     try:
         return reach.read(content)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{role} image: no such file: {shown}") from error
+        hint = pair_cells.path_hint(content)
+        raise FileNotFoundError(f"{what}: no such file: {shown}{hint}") from error
     except (OSError, pa.ArrowException, SourceError) as error:
-        raise SourceError(f"{role} image {shown}: {error}") from error
+        raise SourceError(f"{what}: {shown}: {error}") from error
 
 
 def _guarded(ref: SourceRef, read: Callable[[], Loaded]) -> Outcome:

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ugaf import boxes as box_geometry
 from ugaf.boxes import Box
+from ugaf.ingest import inline
 from ugaf.ingest.sources import RecordError
 
 _MIN_INSIDE = 0.5
+_LABEL = 200
 
 
 def image_cell(role: str, cell: Any) -> bytes | str:
-    """An image's bytes, or its path: from bytes, a path, {bytes, path}, or a list of one of these.
+    """An image's bytes, or its path: from bytes, a path, base64, a data URI, {bytes, path}, or a list of one of these.
 
     Raises RecordError for an empty cell, for several images (an edit of several sources is not a pair), and for
     anything else.
     """
+    what = "the image" if role == "image" else f"{role} image"
     if isinstance(cell, list | tuple):
         if len(cell) > 1:
-            raise RecordError(f"{role} image: {len(cell)} images in one cell; only edits of one image are supported")
+            only = "a row is one photograph" if role == "image" else "only edits of one image are supported"
+            raise RecordError(f"{what}: {len(cell)} images in one cell; {only}")
         cell = cell[0] if cell else None
     if isinstance(cell, Mapping):
         if not {"bytes", "path"} & cell.keys():
-            raise RecordError(f"{role} image: neither bytes nor path in {sorted(cell)}")
+            raise RecordError(f"{what}: neither bytes nor path in {shortened(sorted(cell))}")
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes | bytearray | memoryview) and len(cell):
         return bytes(cell)
     if isinstance(cell, str) and cell:
-        return cell
+        found = inline.image(what, cell)
+        return cell if found is None else found
     if cell is None or cell in ("", b""):
-        raise RecordError(f"{role} image: missing")
-    raise RecordError(f"{role} image: neither bytes nor a path but {type(cell).__name__}")
+        raise RecordError(f"{what}: missing")
+    raise RecordError(f"{what}: neither bytes nor a path but {type(cell).__name__}")
+
+
+def path_hint(cell: str) -> str:
+    """What may be wrong with a path at which there is nothing, in brackets; "" if it looks like any other."""
+    if "\\" in cell:
+        return " (written for Windows? here folders are divided by /)"
+    if cell != cell.strip():
+        return " (it begins or ends with a blank)"
+    if re.search("%[0-9A-Fa-f]{2}", cell):
+        return " (percent-encoded? names are taken as they are written)"
+    if re.search(r"\.\w+\s*[,;|]\s*\S+\.\w+$", cell):
+        return " (several names in one cell? only edits of one image are supported)"
+    return ""
+
+
+def instruction(cell: Any) -> str:
+    """The instruction. Raises RecordError if there is none, or something that is no text."""
+    found = text(cell)
+    if found is not None:
+        return found
+    if cell is None or isinstance(cell, str | list | tuple):
+        raise RecordError("no instruction")
+    raise RecordError(f"the instruction is no text but {type(cell).__name__}: {shortened(cell)}")
+
+
+def shortened(value: Any, length: int = 80) -> str:
+    """A value of the data as a message shows it: on one line, and not endless."""
+    shown = repr(value)
+    return shown if len(shown) <= length else f"{shown[:length]}... ({len(shown)} characters)"
 
 
 def text(cell: Any) -> str | None:
@@ -47,7 +82,7 @@ def text(cell: Any) -> str | None:
 
 def label(cell: Any) -> str | None:
     """A row's own id, for people."""
-    return None if cell is None or isinstance(cell, list | dict | bytes) else str(cell)
+    return None if cell is None or isinstance(cell, list | dict | bytes) else str(cell)[:_LABEL]
 
 
 def parse_boxes(cell: Any, width: int, height: int, reference: Any = None) -> list[Box]:
@@ -75,7 +110,7 @@ def _box(value: Any, size: tuple[int, int], scale: tuple[float, float]) -> Box:
     if isinstance(value, Mapping):
         value = [value.get(corner) for corner in ("x1", "y1", "x2", "y2")]
     if not _is_numbers(value, 4):
-        raise RecordError(f"box {value!r} is not four numbers x1, y1, x2, y2")
+        raise RecordError(f"box {shortened(value)} is not four numbers x1, y1, x2, y2")
     if any(isinstance(number, float) for number in value) and max(value) <= 1:
         raise RecordError(f"box {list(value)} looks like fractions of the image; absolute pixels are needed")
     scaled = [number * scale[index % 2] for index, number in enumerate(value)]
@@ -94,7 +129,7 @@ def _frame(reference: Any) -> tuple[float, float] | None:
     if reference is None or reference == []:
         return None
     if not _is_numbers(reference, 2) or min(reference) <= 0:
-        raise RecordError(f"reference dimensions {reference!r} are not a width and a height")
+        raise RecordError(f"reference dimensions {shortened(reference)} are not a width and a height")
     return reference[0], reference[1]
 
 

@@ -252,22 +252,40 @@ def _from_arrow(info: pafs.FileInfo) -> Info:
     return Info(kinds.get(info.type, "other"), info.size, info.mtime_ns)
 
 
-Found = tuple[Place, Info | OSError]
+@dataclass(frozen=True)
+class Skipped:
+    """A folder that a walk did not enter; `what` says why, in the plural."""
+
+    what: str
 
 
-def walk(folder: Place, depth: int | None = None, _above: frozenset[str] = frozenset()) -> Iterator[Found]:
+Found = tuple[Place, Info | OSError | Skipped]
+LeaveOut = Callable[[Place], str | None]
+"""What a folder is that a walk shall not enter ("the run's own folder"), None for one that it shall."""
+
+
+def walk(
+    folder: Place, depth: int | None = None, leave_out: LeaveOut | None = None, _above: frozenset[str] = frozenset()
+) -> Iterator[Found]:
     """Every file below a folder, by name, folder by folder (memory: the largest folder), hidden ones left out.
 
-    A subfolder that cannot be listed comes as (folder, the error). Folders that link back to one they are in are not
-    entered again. `depth` 0 is the folder alone; at that depth, its subfolders come as they are.
+    A subfolder that cannot be listed comes as (folder, the error), one that links back to a folder it is in or that
+    `leave_out` names as (folder, Skipped). `depth` 0 is the folder alone; at that depth, its subfolders come as they
+    are.
     """
     above = _above if folder.is_remote else _above | {os.path.realpath(folder.path)}
     try:
         for place, info in list_folder(folder):
             if info.kind != "folder" or depth == 0:
                 yield place, info
-            elif folder.is_remote or os.path.realpath(place.path) not in above:
-                yield from walk(place, None if depth is None else depth - 1, above)
+                continue
+            skipped = leave_out(place) if leave_out is not None else None
+            if skipped is not None:
+                yield place, Skipped(skipped)
+            elif not folder.is_remote and os.path.realpath(place.path) in above:
+                yield place, Skipped("links back to a folder above them")
+            else:
+                yield from walk(place, None if depth is None else depth - 1, leave_out, above)
     except OSError as error:
         yield folder, error
 
@@ -291,17 +309,20 @@ def split_glob(url: str) -> tuple[str, str] | None:
     return folder + options, pattern
 
 
-def glob(folder: Place, pattern: str) -> Iterator[Found]:
+def glob(folder: Place, pattern: str, leave_out: LeaveOut | None = None) -> Iterator[Found]:
     """Files that match, and the files below folders that match, in the order of `walk`. `**` is any folders."""
     parts = pattern.strip("/").split("/")
     depth = None if "**" in parts else len(parts) - 1
     start = len(folder.path.rstrip("/")) + 1
-    for place, info in walk(folder, depth):
-        if isinstance(info, OSError):
+    for place, info in walk(folder, depth, leave_out):
+        if not isinstance(info, Info):
             yield place, info
         elif _matches(place.path[start:].split("/"), parts):
-            if info.kind == "folder":
-                yield from walk(place)
+            skipped = leave_out(place) if info.kind == "folder" and leave_out is not None else None
+            if skipped is not None:
+                yield place, Skipped(skipped)
+            elif info.kind == "folder":
+                yield from walk(place, None, leave_out)
             else:
                 yield place, info
 

@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from ugaf import images
+from ugaf.ingest import tasks
 from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.loading import Loaded, PutOff, load
 from ugaf.ingest.pair_cells import parse_boxes
-from ugaf.ingest.sources import RecordError, SourceError, SourceRef
+from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.stage import Failure
 
 VERSION = 2
@@ -44,17 +45,21 @@ PAIR_SCHEMA = pa.schema(
         pa.field("edited_image", pa.large_binary()),
         pa.field("instruction", pa.string()),
         pa.field("task", pa.string()),
+        pa.field("given_task", pa.string()),
         pa.field("boxes", pa.list_(pa.list_(pa.int32()))),
         pa.field("engine", pa.string()),
         pa.field("source_id", pa.string()),
         pa.field("edited_id", pa.string()),
+        pa.field("image_id", pa.string()),
+        pa.field("split", pa.string()),
         *_COMMON,
     ]
 )
-"""Columns of an edit pair: the source's and the edited image's original bytes, the instruction, the task or null, the
-target boxes (absolute pixels of the source, x1 y1 x2 y2, half-open, after EXIF rotation; may be empty), the engine
-("external" if unknown), the ids of the two images (`image_id` of their bytes), and of the source its size and format.
-`plain` is true if both images are."""
+"""Columns of an edit pair: the source's and the edited image's original bytes, the instruction, the task by our name
+where it has one (else as it is given, or null), the task as it is given, the target boxes (absolute pixels of the
+source, x1 y1 x2 y2, half-open, after EXIF rotation; may be empty), the engine ("external" if unknown), the ids of the
+two images (`image_id` of their bytes), the `image_id` and `split` that the set gives, as our shards do, or null, and of
+the source its size and format. `plain` is true if both images are."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +159,20 @@ def _pair(loaded: Loaded, megapixels: int) -> tuple[str, dict[str, Any]]:
     assert loaded.edited is not None
     source = _sized("source image", _probe("source", loaded.image), megapixels)
     edited = _sized("edited image", _probe("edited", loaded.edited), megapixels)
-    if not loaded.instruction:
-        raise RecordError("no instruction")
+    assert loaded.instruction is not None
     boxes = parse_boxes(loaded.boxes, source.width, source.height, loaded.reference)
     values = {
         "image": loaded.image,
         "edited_image": loaded.edited,
         "instruction": loaded.instruction,
-        "task": loaded.task,
+        "task": tasks.ours(loaded.task) or loaded.task,
+        "given_task": loaded.task,
         "boxes": [list(box) for box in boxes],
         "engine": loaded.engine or "external",
         "source_id": image_id(loaded.image),
         "edited_id": image_id(loaded.edited),
+        "image_id": loaded.image_id,
+        "split": loaded.split,
         **asdict(source),
         "plain": source.plain and edited.plain,
     }
@@ -195,7 +202,7 @@ def _merge(row: IngestedRow, duplicate: IngestedRow) -> None:
     assert isinstance(duplicate.values, dict)
     row.sources.extend(duplicate.sources)
     row.refs.extend(duplicate.refs)
-    for column in ("caption", "task"):
+    for column in ("caption", "task", "given_task", "image_id", "split"):
         if column in row.values and row.values[column] is None:
             row.values[column] = duplicate.values[column]
 
@@ -205,6 +212,9 @@ def _possible_duplicates(refs: Sequence[SourceRef]) -> set[SourceRef]:
 
     Bytes of different sizes differ, and so do pairs with different instructions. Nothing is known of a table's rows.
     """
+    kinds = {ref.kind for ref in refs}
+    if "pair" in kinds and len(kinds) > 1:
+        return set(refs)
     traits = {ref: _trait(ref) for ref in refs}
     if None in traits.values():
         return set(refs)
@@ -216,6 +226,10 @@ def _trait(ref: SourceRef) -> str | None:
     where = ref.where()
     if "error" in where:
         return ref.key
+    if "list" in where:
+        return None
     if ref.kind == "pair":
         return str(where["cells"].get("instruction"))
+    if "pair" in where and ref.kind == "tar":
+        return f"{where['pair']['source'][1]} {where['pair']['edited'][1]}"
     return str(where["size"]) if "size" in where else None

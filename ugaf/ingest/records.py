@@ -1,34 +1,48 @@
-"""Pair sets as text: JSON Lines, CSV or a JSON list, each record read alone, so that a bad line costs only itself."""
+"""Lists as text: JSON Lines, CSV, TSV or a JSON list, each record read alone, so that a bad line costs only itself.
+
+A record knows where its text stands, so that a list of base64 pictures can be read again a record at a time and the
+pictures need not be kept in the list of sources.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
-import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ugaf.errors import ConfigError
-from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Place
-from ugaf.ingest.schemas import optional_columns, pair_columns
-from ugaf.ingest.sources import RecordError, SourceRef
+from ugaf.ingest.schemas import NoColumnsError
+from ugaf.ingest.sources import RecordError
 
-_LOOK_AHEAD = 1000
+MAX_LINE = 64 << 20
+"""A line of more bytes is refused; it would hold two base64 pictures of 24 MB."""
+
+Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the file: its number from 1, its text's hash, and its fields or what is wrong with it."""
+    """A record of the file.
+
+    Attributes:
+        line: its number from 1.
+        version: its text's hash.
+        fields: its fields, or what is wrong with it.
+        start, size: where its text stands, in bytes of the decompressed file; size 0 in a JSON list.
+        header: the names of a CSV file's columns, in their order.
+    """
 
     line: int
     version: str
-    fields: Mapping[str, Any] | RecordError
+    fields: Fields | RecordError
+    start: int = 0
+    size: int = 0
+    header: Sequence[str] = ()
 
-    def turns(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def turns(self) -> list[tuple[str, Fields]]:
         """(member name, fields): one, or one a turn for ImgEdit's multi-turn records (a `data` list of edits)."""
         assert not isinstance(self.fields, RecordError)
         data = self.fields.get("data")
@@ -37,56 +51,30 @@ class Record:
         return [(str(self.line), self.fields)]
 
 
-def record_columns(place: Place, settings: InputSettings) -> dict[str, str] | None:
-    """The pair columns of the file, from its first records; None if they are not an edit pair's."""
-    seen: dict[str, None] = {}
-    for record in itertools.islice(_records(place), _LOOK_AHEAD):
-        if not isinstance(record.fields, RecordError):
-            for _, fields in record.turns():
-                seen.update(dict.fromkeys(fields))
-    return pair_columns(list(seen), settings.columns, f"input {place.uri!r}")
-
-
-def list_records(place: Place, settings: InputSettings) -> Iterator[SourceRef]:
-    """A source for each pair of the file, broken ones included. Raises ConfigError if its columns are not a pair's."""
-    columns = record_columns(place, settings)
-    if columns is None:
-        first = next((record.fields for record in _records(place) if not isinstance(record.fields, RecordError)), {})
-        raise ConfigError(
-            f"input {place.uri!r}: its columns are of no known set of edit pairs; name them with columns: "
-            f"{{source: NAME, edited: NAME, instruction: NAME}}; found: {', '.join(first) or 'no readable record'}"
-        )
-    folder = Place.of(settings.root) if settings.root else place.parent()
-    where = {**folder.locator(), "path": folder.path}
-    for record in _records(place):
-        if isinstance(record.fields, RecordError):
-            yield SourceRef.broken(place.uri, str(record.line), record.version, "pair", record.fields)
-            continue
-        for member, fields in record.turns():
-            named = {**optional_columns(fields, columns), **columns}
-            cells = {role: fields[name] for role, name in named.items() if fields.get(name) is not None}
-            yield SourceRef.of(place.uri, member, record.version, "pair", {**where, "cells": cells})
-
-
-def _records(place: Place) -> Iterator[Record]:
-    name = place.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
+def records(place: Place) -> Iterator[Record]:
+    """Every record of a list, broken ones included. Raises NoColumnsError for a .json file that is no list."""
+    name = plain_suffix(place.name)
     with place.stream() as stream:
         if name.endswith((".csv", ".tsv")):
-            yield from _csv_records(stream, "\t" if name.endswith(".tsv") else ",")
+            yield from _csv_records(_Lines(stream), delimiter(name))
         elif name.endswith(".json"):
             yield from _json_records(stream, place)
         else:
-            yield from _json_lines(stream)
+            yield from _json_lines(_Lines(stream))
 
 
-def _json_lines(stream: Any) -> Iterator[Record]:
-    for number, line in enumerate(stream, 1):
-        text = line.strip().removeprefix(b"\xef\xbb\xbf")
-        if text:
-            yield Record(number, _hash(text), _parsed(text))
+def plain_suffix(name: str) -> str:
+    """A file's name in lower case without the suffix of its compression."""
+    lower = name.lower()
+    return next((lower.removesuffix(end) for end in (".gz", ".bz2", ".zst") if lower.endswith(end)), lower)
 
 
-def _parsed(text: bytes) -> Mapping[str, Any] | RecordError:
+def delimiter(name: str) -> str:
+    return "\t" if plain_suffix(name).endswith(".tsv") else ","
+
+
+def parsed(text: bytes) -> Fields | RecordError:
+    """A line of JSON as fields, or what is wrong with it."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -94,40 +82,135 @@ def _parsed(text: bytes) -> Mapping[str, Any] | RecordError:
     return _checked(fields)
 
 
-def _checked(fields: Any) -> Mapping[str, Any] | RecordError:
+def csv_values(text: bytes, delimiter: str) -> list[str]:
+    """The values of one record of a CSV file, from the text of its lines."""
+    lines = [_decoded(line) for line in text.splitlines(keepends=True)]
+    return next(csv.reader(lines, delimiter=delimiter), [])
+
+
+def version_of(text: bytes) -> str:
+    """The hash of a record's text, by which a changed one is a new source."""
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def version_of_values(values: Sequence[str]) -> str:
+    """The same for a record of a CSV file, whatever its quotes and line ends."""
+    return version_of("\0".join(values).encode("utf-8", "replace"))
+
+
+class _Lines:
+    """Lines of a stream one by one, none longer than `MAX_LINE`; `offset` is where the next one starts.
+
+    A longer line comes as None, and the next one follows it.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.offset = 0
+        self._stream = stream
+        self._pieces: list[bytes] = []
+
+    def next(self) -> bytes | None:
+        """b"" at the end of the stream."""
+        if not self._pieces:
+            line = self._stream.readline(MAX_LINE + 1)
+            if len(line) > MAX_LINE:
+                self._skip(line)
+                return None
+            # A lone carriage return ends a line, too.
+            self._pieces = line.splitlines(keepends=True)[::-1]
+        piece = self._pieces.pop() if self._pieces else b""
+        self.offset += len(piece)
+        return piece
+
+    def _skip(self, begun: bytes) -> None:
+        while begun and not begun.endswith(b"\n"):
+            self.offset += len(begun)
+            begun = self._stream.readline(1 << 20)
+        self.offset += len(begun)
+
+
+def _too_long() -> RecordError:
+    return RecordError(f"a line of more than {MAX_LINE} bytes")
+
+
+def _json_lines(lines: _Lines) -> Iterator[Record]:
+    number = 0
+    while (line := lines.next()) != b"":
+        number += 1
+        if line is None:
+            yield Record(number, "", _too_long())
+            continue
+        text = line.strip().removeprefix(b"\xef\xbb\xbf")
+        if text:
+            yield Record(number, version_of(text), parsed(text), lines.offset - len(line), len(line))
+
+
+def _checked(fields: Any) -> Fields | RecordError:
     return fields if isinstance(fields, dict) else RecordError(f"not a JSON object but {type(fields).__name__}")
 
 
 def _json_records(stream: Any, place: Place) -> Iterator[Record]:
     try:
-        records = json.load(stream)
+        found = json.load(stream)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"input {place.uri!r}: not JSON: {error}") from error
-    if not isinstance(records, list):
-        raise ConfigError(f"input {place.uri!r}: a JSON file of pairs must be a list of records (or use JSON Lines)")
-    for number, fields in enumerate(records, 1):
-        yield Record(number, _hash(json.dumps(fields, sort_keys=True).encode()), _checked(fields))
+        raise NoColumnsError(f"input {place.uri!r}: not JSON: {error}") from error
+    if not isinstance(found, list):
+        raise NoColumnsError(f"input {place.uri!r}: a JSON file must be a list of records (or use JSON Lines)")
+    for number, fields in enumerate(found, 1):
+        yield Record(number, version_of(json.dumps(fields, sort_keys=True).encode()), _checked(fields))
 
 
-def _csv_records(stream: Any, delimiter: str) -> Iterator[Record]:
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="backslashreplace", newline="")
-    reader = csv.reader(text, delimiter=delimiter)
-    header = next(reader, [])
+class _CsvLines(Iterator[str]):
+    """What `csv.reader` reads: decoded lines, and whether one of them was too long."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self.lines = lines
+        self.too_long = False
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.lines.next()
+        if line == b"":
+            raise StopIteration
+        self.count += 1
+        if line is None:
+            self.too_long = True
+            return "\n"
+        return _decoded(line)
+
+
+def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
+    # The library's own limit, of the whole process, is below most base64 pictures.
+    csv.field_size_limit(MAX_LINE)
+    source = _CsvLines(lines)
+    reader = csv.reader(source, delimiter=delimiter)
+    header: list[str] | None = None
     while True:
+        start, source.too_long = lines.offset, False
         try:
             values = next(reader, None)
         except csv.Error as error:
-            yield Record(reader.line_num, "", RecordError(f"not CSV: {error}"))
+            yield Record(source.count, "", RecordError(f"not CSV: {error}"))
             continue
-        if values is None:
+        if source.too_long:
+            yield Record(source.count, "", _too_long())
+        elif values is None:
             return
-        if not values:
-            continue
-        fields: Mapping[str, Any] | RecordError = {key: value for key, value in zip(header, values) if value != ""}  # noqa: B905
-        if len(values) != len(header):
-            fields = RecordError(f"{len(values)} values for {len(header)} columns")
-        yield Record(reader.line_num, _hash("\0".join(values).encode("utf-8", "replace")), fields)
+        elif header is None:
+            header = [values[0].removeprefix("\ufeff"), *values[1:]] if values else []
+        elif values:
+            yield _csv_record(source.count, header, values, start, lines.offset - start)
 
 
-def _hash(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:16]
+def _csv_record(line: int, header: Sequence[str], values: Sequence[str], start: int, size: int) -> Record:
+    fields: Fields | RecordError = {name: value for name, value in zip(header, values, strict=False) if value != ""}
+    if len(values) != len(header):
+        fields = RecordError(f"{len(values)} values for {len(header)} columns")
+    return Record(line, version_of_values(values), fields, start, size, header)
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", "backslashreplace")

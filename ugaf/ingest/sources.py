@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-SourceKind = Literal["file", "tar", "parquet", "pair", "sample"]
+SourceKind = Literal["file", "tar", "parquet", "pair", "record", "sample"]
 
 
 class SourceError(Exception):
@@ -27,7 +27,7 @@ class SourceRef:
     Attributes:
         uri: the file: an absolute local path, or a URL without credentials and options.
         member: what in the file: "" for all of it, a tar member's name, a table row or a line (counted from 1).
-        version: changes when the file does (size and time; for a line of a pair set, a hash of the line).
+        version: changes when the file does (size and time; for a line of a list, a hash of the line).
         kind: which reader it needs.
         locator: JSON for that reader (offsets, row groups, columns, how to open the file system); {"error": ...} for
             a source whose listing already showed that it cannot be read.

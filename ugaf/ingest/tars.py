@@ -1,96 +1,181 @@
-"""WebDataset tars: members indexed by their headers, read by their offsets.
+"""WebDataset tars: members indexed by their headers (`tar_index`), matched by name (`tar_samples`), read by offset.
 
-A sample is what shares a key (the path up to the first dot of the name): an image, and perhaps a caption in its .txt
-or .json. Where a key has an image with a plain suffix (`k.jpg`), those with a longer one (`k.seg.png`) are its parts
-and not photographs; else every image member is a photograph.
+A tar holds photographs, each perhaps with a caption in a .txt or .json, or edit pairs: two images, and the instruction
+and the rest in `KEY.json` or in texts named for it (`KEY.edit_prompt.txt`).
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
-import re
-import tarfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from ugaf.errors import ConfigError
+from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Info, Place
 from ugaf.ingest.schemas import CAPTION_NAMES
-from ugaf.ingest.sources import SourceError, SourceRef
+from ugaf.ingest.sources import RecordError, SourceRef
+from ugaf.ingest.tar_index import Member, TarError, members
+from ugaf.ingest.tar_samples import Pair, Photo, Roles, Stretch, pair_roles, pairs, photos, stretches
+from ugaf.ingest.unread import NotRead, suffix_kind
 
-_BLOCK = 512
-_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
-_PLAIN_IMAGE = re.compile(r"(jpe?g|jpe|jfif|png|webp|bmp|tiff?|avif|gif)", re.IGNORECASE)
-
-
-class TarError(SourceError):
-    """A tar archive, or a member of one, that is damaged; `member` says where."""
-
-    def __init__(self, message: str, member: str = "") -> None:
-        super().__init__(message)
-        self.member = member
+_MAX_TEXT = 16 << 20
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file in a tar: its sample's key, its suffix after that, and where its bytes are."""
-
-    name: str
-    key: str
-    suffix: str
-    offset: int
-    size: int
-
-    @property
-    def is_image(self) -> bool:
-        return _PLAIN_IMAGE.fullmatch(self.suffix.rpartition(".")[2]) is not None
+def tar_holds_pairs(place: Place, settings: InputSettings) -> bool | None:
+    """Whether an archive holds edit pairs; None where it has no image to tell by. Raises OSError, ArrowException."""
+    with place.open() as file:
+        roles, has_images = pair_roles(file, settings.columns)
+    return roles is not None if has_images else None
 
 
-def list_tar(place: Place, info: Info) -> Iterator[SourceRef]:
-    """A source for each photograph, and one broken source for each damaged stretch of the archive."""
-    stamp = info.version
-    names: set[str] = set()
+def list_tar(
+    place: Place, info: Info, settings: InputSettings, wants_pairs: bool, not_read: NotRead
+) -> Iterator[SourceRef]:
+    """A source for each photograph or pair, and one broken source for each damaged stretch of the archive.
+
+    Raises ConfigError if it holds pairs where photographs are expected or the reverse; `kind: webdataset` takes every
+    image as a photograph.
+    """
     try:
         with place.open() as file:
-            for photo, caption in _photographs(_members(file)):
-                if isinstance(photo, TarError):
-                    yield SourceRef.broken(place.uri, photo.member, stamp, "tar", photo)
-                    continue
-                locator = {**place.locator(), "offset": photo.offset, "size": photo.size}
-                if caption is not None:
-                    locator["caption"] = [caption.suffix.lower(), caption.offset, caption.size]
-                # Tars may hold several members of one name.
-                name = photo.name if photo.name not in names else f"{photo.name}@{photo.offset}"
-                names.add(photo.name)
-                yield SourceRef.of(place.uri, name, stamp, "tar", locator)
+            roles = _roles(file, place, settings, wants_pairs)
+            yield from _Archive(place, info.version, settings.columns, not_read).sources(file, roles)
     except (OSError, pa.ArrowException) as error:
-        yield SourceRef.broken(place.uri, "", stamp, "tar", TarError(f"cannot read the archive: {error}"))
+        yield SourceRef.broken(place.uri, "", info.version, "tar", TarError(f"cannot read the archive: {error}"))
 
 
-def read_member(file: Any, locator: dict[str, Any]) -> tuple[bytes, str | None]:
+def _roles(file: Any, place: Place, settings: InputSettings, wants_pairs: bool) -> Roles | None:
+    if settings.kind == "webdataset":
+        return None
+    roles, has_images = pair_roles(file, settings.columns)
+    if has_images and (roles is not None) != wants_pairs:
+        hint = "name its images with columns: {source: NAME, edited: NAME}" if wants_pairs else "set `kind`"
+        raise ConfigError(
+            f"input {settings.path!r}: {place.uri} holds {'photographs' if wants_pairs else 'edit pairs'}, the input "
+            f"{'edit pairs' if wants_pairs else 'photographs'}: give it an input and a run of its own, or {hint}"
+        )
+    return roles
+
+
+@dataclass
+class _Archive:
+    """What one archive gives: its sources, and counts of the members that nobody used."""
+
+    place: Place
+    version: str
+    given: Mapping[str, str]
+    not_read: NotRead
+
+    def sources(self, file: Any, roles: Roles | None) -> Iterator[SourceRef]:
+        names: set[str] = set()
+        for stretch in stretches(members(file)):
+            found = self._pairs(stretch, roles) if roles is not None else self._photos(stretch)
+            ordered = sorted(found, key=lambda item: item[0])
+            for offset, name, locator in ordered:
+                # Tars may hold several members of one name.
+                member = name if name not in names else f"{name}@{offset}"
+                names.add(name)
+                if isinstance(locator, Exception):
+                    yield SourceRef.broken(self.place.uri, member, self.version, "tar", locator)
+                else:
+                    yield SourceRef.of(self.place.uri, member, self.version, "tar", locator)
+            for error in stretch.errors:
+                yield SourceRef.broken(self.place.uri, error.member, self.version, "tar", error)
+
+    def _photos(self, stretch: Stretch) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        for sample in stretch.samples:
+            found = photos(sample)
+            self._count(sample.members, [m for photo in found for m in (photo.image, photo.caption) if m is not None])
+            for photo in found:
+                yield photo.image.offset, photo.image.name, self._photo(photo)
+
+    def _pairs(self, stretch: Stretch, roles: Roles) -> Iterator[tuple[int, str, dict[str, Any] | RecordError]]:
+        for sample in stretch.samples:
+            found = pairs(sample, roles)
+            self._count(sample.members, [member for pair in found for member in pair.used])
+            for pair in found:
+                yield pair.offset, pair.key, self._pair(pair, roles)
+
+    def _photo(self, photo: Photo) -> dict[str, Any]:
+        locator = {**self.place.locator(), "offset": photo.image.offset, "size": photo.image.size}
+        if photo.caption is not None:
+            locator["caption"] = [photo.caption.suffix, *_span(photo.caption)]
+        return locator
+
+    def _pair(self, pair: Pair, roles: Roles) -> dict[str, Any] | RecordError:
+        if pair.mixed:
+            return RecordError("members of one name come several times: which of them belong together cannot be told")
+        for role, image in zip(roles, (pair.source, pair.edited), strict=True):
+            if image is None:
+                return RecordError(f"half a pair: there is no {pair.key}.{role} image in the archive")
+        assert pair.source is not None
+        assert pair.edited is not None
+        spans: dict[str, Any] = {"source": _span(pair.source), "edited": _span(pair.edited)}
+        if pair.fields is not None:
+            spans["fields"] = _span(pair.fields)
+        texts = {name: _span(member) for name, member in pair.texts.items()}
+        given = {role: name for role, name in self.given.items() if role not in ("source", "edited")}
+        return {**self.place.locator(), "pair": spans, "texts": texts, **({"columns": given} if given else {})}
+
+    def _count(self, given: Any, used: list[Member]) -> None:
+        offsets = {member.offset for member in used}
+        for member in given:
+            if member.offset not in offsets:
+                what = f"{suffix_kind(f'.{member.parts}')} members" if member.parts else "members without a suffix"
+                self.not_read.add(f"{what} of tars", f"{self.place.uri}#{member.name}")
+
+
+def read_photo(file: Any, locator: Mapping[str, Any]) -> tuple[bytes, str | None]:
     """(the image's bytes, its caption or None) through the archive's open file. Raises TarError."""
     data = _read(file, locator["offset"], locator["size"])
     if "caption" not in locator:
         return data, None
     suffix, offset, size = locator["caption"]
-    text = _read(file, offset, size).decode("utf-8", "replace")
+    text = _text(file, offset, size)
     return data, caption_of(text) if suffix == "json" else text.strip() or None
+
+
+def read_pair(file: Any, locator: Mapping[str, Any]) -> tuple[bytes, bytes, dict[str, Any]]:
+    """(source, edited, the pair's other fields as its .json and texts name them). Raises TarError, RecordError."""
+    spans = locator["pair"]
+    fields: dict[str, Any] = {}
+    if "fields" in spans:
+        try:
+            parsed = json.loads(_text(file, *spans["fields"]))
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"the pair's .json is not JSON: {error}") from error
+        if not isinstance(parsed, dict):
+            raise RecordError(f"the pair's .json is not a JSON object but {type(parsed).__name__}")
+        fields = parsed
+    for name, span in locator["texts"].items():
+        fields.setdefault(name or "text", _text(file, *span))
+    return _read(file, *spans["source"]), _read(file, *spans["edited"]), fields
 
 
 def caption_of(text: str) -> str | None:
     """The caption in a sample's .json, under any of the usual names; None if there is none."""
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):
         return None
     values = (fields.get(name) for name in CAPTION_NAMES)
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), None)
+
+
+def _span(member: Member) -> list[int]:
+    return [member.offset, member.size]
+
+
+def _text(file: Any, offset: int, size: int) -> str:
+    if size > _MAX_TEXT:
+        raise RecordError(f"a text of {size} bytes beside the image is over the limit of {_MAX_TEXT} bytes")
+    return _read(file, offset, size).decode("utf-8", "replace")
 
 
 def _read(file: Any, offset: int, size: int) -> bytes:
@@ -99,77 +184,3 @@ def _read(file: Any, offset: int, size: int) -> bytes:
     if len(data) < size:
         raise TarError(f"the archive ends after {len(data)} of the member's {size} bytes")
     return data
-
-
-def _photographs(members: Iterable[Member | TarError]) -> Iterator[tuple[Member | TarError, Member | None]]:
-    """(photograph, its caption) for each sample: neighbours that share a key. Errors pass through."""
-    for _, group in itertools.groupby(members, key=lambda item: item.key if isinstance(item, Member) else item):
-        sample = list(group)
-        found = [item for item in sample if isinstance(item, Member)]
-        images = [member for member in found if member.is_image]
-        plain = [member for member in images if "." not in member.suffix]
-        captions = {member.suffix.lower(): member for member in found}
-        caption = captions.get("txt") or captions.get("caption") or captions.get("json")
-        yield from ((image, caption) for image in plain or images)
-        yield from ((item, None) for item in sample if isinstance(item, TarError))
-
-
-def _members(file: Any) -> Iterator[Member | TarError]:
-    """Every visible regular member; damage is reported, and reading goes on at the next sound header after it."""
-    end = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    if file.read(2) == b"\x1f\x8b":
-        yield TarError("a compressed archive cannot be read by offset: decompress it first (gunzip)")
-        return
-    if end == 0:
-        yield TarError("empty file (0 bytes)")
-    start = 0
-    while start < end:
-        file.seek(start)
-        damaged = yield from _sound_members(file, start, end)
-        if damaged is None:
-            return
-        start = _next_header(file, damaged + _BLOCK, end)
-        goes_on = f"it goes on at byte {start}" if start < end else "and none after it"
-        yield TarError(f"damaged archive: no member's header at byte {damaged}; {goes_on}", f"byte {damaged}")
-
-
-def _sound_members(file: Any, start: int, end: int) -> Generator[Member | TarError, None, int | None]:
-    """Members from `start` to the archive's end (returns None) or to the first damage (returns its offset)."""
-    try:
-        tar: Any = tarfile.TarFile(fileobj=file, mode="r")
-    except (tarfile.TarError, ValueError):
-        return None if _is_end(file, start) else start
-    while True:
-        try:
-            member = tar.next()
-        except (tarfile.TarError, ValueError, EOFError):
-            return tar.offset
-        if member is None:
-            return None if _is_end(file, tar.offset) else tar.offset
-        tar.members.clear()
-        if member.isreg() and member.offset_data + member.size > end:
-            yield TarError("truncated archive: it ends inside this member", member.name)
-            return None
-        match = _NAME.fullmatch(member.name)
-        if member.isreg() and match and not member.issparse():
-            yield Member(member.name, match[1], match[2], member.offset_data, member.size)
-
-
-def _is_end(file: Any, offset: int) -> bool:
-    file.seek(offset)
-    return not any(file.read(_BLOCK))
-
-
-def _next_header(file: Any, offset: int, end: int) -> int:
-    """The offset of the first block from `offset` on that is a header with a right checksum, else `end`."""
-    file.seek(offset)
-    for position in range(offset, end, _BLOCK):
-        block = file.read(_BLOCK)
-        if block[257:262] == b"ustar":
-            try:
-                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.TarError:
-                continue
-            return position
-    return end
