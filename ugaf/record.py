@@ -59,7 +59,8 @@ def read(storage: Storage, path: str) -> dict[str, Any]:
 
 
 def save(columns: Columns, fits: Fits, inputs: Sequence[Fed] | None = None) -> None:
-    """Write the record: versions, fingerprints, fitted numbers, inputs (what was not read of them, too), and the pipeline with every default filled in.
+    """Write the record: versions, fingerprints, fitted numbers, inputs and what was not read of them, and the pipeline
+    with every default filled in.
 
     inputs: what fed the run; None keeps what is on record. The same run gives the same record: the time of day in it
     is that at which an input was first seen.
