@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
 from ugaf.errors import ConfigError
-from ugaf.ingest import list_sources, produce, records
+from ugaf.ingest import list_sources, produce
 from ugaf.ingest.inline import image as inline_image
+from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.sources import RecordError
 
 SMALL = [picture(seed) for seed in range(6)]
@@ -129,7 +130,7 @@ def test_a_list_that_changed_after_it_was_listed_fails_its_rows(tmp_path):
 
 
 def test_a_line_without_end_costs_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MAX_LINE", 2000)
+    monkeypatch.setattr(LimitSettings, "line_bytes", 2000)
     write(tmp_path, {"a.png": SMALL[0], "b.png": SMALL[1]})
     lines = ['{"image": "a.png"}', '{"image": "' + "x" * 9000 + '"}', '{"image": "b.png"}']
     (tmp_path / "x.jsonl").write_text("\n".join(lines))

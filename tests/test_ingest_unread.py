@@ -115,8 +115,8 @@ def test_a_list_beside_its_photographs_is_named_and_can_be_read_itself(tmp_path,
 def test_a_folder_of_lists_alone_is_read(tmp_path):
     write(tmp_path, {"photos/a.png": PHOTO})
     (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "x.csv").write_text("image\n../photos/a.png\n")
-    assert good(ingest(tmp_path / "lists"))[0]["image"] == PHOTO
+    (tmp_path / "lists" / "x.csv").write_text("image\nphotos/a.png\n")
+    assert good(ingest(tmp_path / "lists", root=str(tmp_path)))[0]["image"] == PHOTO
 
 
 def test_tables_without_images_and_nothing_else_are_still_an_error(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ugaf.errors import ConfigError
 from ugaf.ingest.inputs import InputSettings
+from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.places import Place
 from ugaf.ingest.records import Record, csv_values, delimiter, parsed, plain_suffix, records, version_of
 from ugaf.ingest.records import version_of_values as csv_version
@@ -34,7 +35,7 @@ def list_columns(place: Place, settings: InputSettings) -> Recognised:
 
     Raises NoColumnsError if they are neither a pair's nor an image's.
     """
-    names = list(_first_names(place))
+    names = list(_first_names(place, settings))
     where = f"input {place.uri!r}"
     columns = pair_columns(names, settings.columns, where)
     if columns is not None:
@@ -68,7 +69,7 @@ def list_records(
     folder = Place.of(settings.root) if settings.root else place.parent()
     where = {**folder.locator(), "path": folder.path}
     kind: SourceKind = "pair" if found.is_pairs else "record"
-    for record in records(place):
+    for record in records(place, settings.limits):
         if isinstance(record.fields, RecordError):
             yield SourceRef.broken(place.uri, str(record.line), record.version, kind, record.fields)
             continue
@@ -102,10 +103,10 @@ def read_cells(places: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> 
             yield _cells(text, form, where, version)
 
 
-def _first_names(place: Place) -> dict[str, None]:
+def _first_names(place: Place, settings: InputSettings) -> dict[str, None]:
     seen: dict[str, None] = {}
     read = 0
-    for number, record in enumerate(records(place)):
+    for number, record in enumerate(records(place, settings.limits)):
         if number >= _LOOK_AHEAD or read > _LOOK_AHEAD_BYTES:
             break
         read += record.size
@@ -150,7 +151,7 @@ def _cells(text: bytes, form: str | None, where: Mapping[str, Any], version: str
 def _numbered(
     place: Place, places: Sequence[Mapping[str, Any]], versions: Sequence[str]
 ) -> Iterator[dict[str, Any] | RecordError]:
-    by_line = {record.line: record for record in records(place)}
+    by_line = {record.line: record for record in records(place, LimitSettings())}
     for where, version in zip(places, versions, strict=True):
         record = by_line.get(where["line"])
         if record is None:

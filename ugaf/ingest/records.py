@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.places import Place
 from ugaf.ingest.schemas import NoColumnsError
 from ugaf.ingest.sources import RecordError
-
-MAX_LINE = 64 << 20
-"""A line of more bytes is refused; it would hold two base64 pictures of 24 MB."""
 
 Fields = Mapping[str, Any]
 
@@ -51,16 +49,16 @@ class Record:
         return [(str(self.line), self.fields)]
 
 
-def records(place: Place) -> Iterator[Record]:
+def records(place: Place, limits: LimitSettings) -> Iterator[Record]:
     """Every record of a list, broken ones included. Raises NoColumnsError for a .json file that is no list."""
     name = plain_suffix(place.name)
     with place.stream() as stream:
         if name.endswith((".csv", ".tsv")):
-            yield from _csv_records(_Lines(stream), delimiter(name))
+            yield from _csv_records(_Lines(stream, limits.line_bytes), delimiter(name))
         elif name.endswith(".json"):
             yield from _json_records(stream, place)
         else:
-            yield from _json_lines(_Lines(stream))
+            yield from _json_lines(_Lines(stream, limits.line_bytes))
 
 
 def plain_suffix(name: str) -> str:
@@ -99,21 +97,22 @@ def version_of_values(values: Sequence[str]) -> str:
 
 
 class _Lines:
-    """Lines of a stream one by one, none longer than `MAX_LINE`; `offset` is where the next one starts.
+    """Lines of a stream one by one, none longer than `limit` bytes; `offset` is where the next one starts.
 
     A longer line comes as None, and the next one follows it.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, limit: int) -> None:
         self.offset = 0
+        self.limit = limit
         self._stream = stream
         self._pieces: list[bytes] = []
 
     def next(self) -> bytes | None:
         """b"" at the end of the stream."""
         if not self._pieces:
-            line = self._stream.readline(MAX_LINE + 1)
-            if len(line) > MAX_LINE:
+            line = self._stream.readline(self.limit + 1)
+            if len(line) > self.limit:
                 self._skip(line)
                 return None
             # A lone carriage return ends a line, too.
@@ -129,8 +128,8 @@ class _Lines:
         self.offset += len(begun)
 
 
-def _too_long() -> RecordError:
-    return RecordError(f"a line of more than {MAX_LINE} bytes")
+def _too_long(limit: int) -> RecordError:
+    return RecordError(f"a line of more than {limit} bytes (limits.line_mb)")
 
 
 def _json_lines(lines: _Lines) -> Iterator[Record]:
@@ -138,7 +137,7 @@ def _json_lines(lines: _Lines) -> Iterator[Record]:
     while (line := lines.next()) != b"":
         number += 1
         if line is None:
-            yield Record(number, "", _too_long())
+            yield Record(number, "", _too_long(lines.limit))
             continue
         text = line.strip().removeprefix(b"\xef\xbb\xbf")
         if text:
@@ -184,7 +183,7 @@ class _CsvLines(Iterator[str]):
 
 def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
     # The library's own limit, of the whole process, is below most base64 pictures.
-    csv.field_size_limit(MAX_LINE)
+    csv.field_size_limit(lines.limit)
     source = _CsvLines(lines)
     reader = csv.reader(source, delimiter=delimiter)
     header: list[str] | None = None
@@ -196,7 +195,7 @@ def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
             yield Record(source.count, "", RecordError(f"not CSV: {error}"))
             continue
         if source.too_long:
-            yield Record(source.count, "", _too_long())
+            yield Record(source.count, "", _too_long(lines.limit))
         elif values is None:
             return
         elif header is None:

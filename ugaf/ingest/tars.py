@@ -22,8 +22,6 @@ from ugaf.ingest.tar_index import Member, TarError, members
 from ugaf.ingest.tar_samples import Pair, Photo, Roles, Stretch, pair_roles, pairs, photos, stretches
 from ugaf.ingest.unread import NotRead, suffix_kind
 
-_MAX_TEXT = 16 << 20
-
 
 def tar_holds_pairs(place: Place, settings: InputSettings) -> bool | None:
     """Whether an archive holds edit pairs; None where it has no image to tell by. Raises OSError, ArrowException."""
@@ -173,8 +171,6 @@ def _span(member: Member) -> list[int]:
 
 
 def _text(file: Any, offset: int, size: int) -> str:
-    if size > _MAX_TEXT:
-        raise RecordError(f"a text of {size} bytes beside the image is over the limit of {_MAX_TEXT} bytes")
     return _read(file, offset, size).decode("utf-8", "replace")
 
 
