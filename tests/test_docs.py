@@ -180,6 +180,9 @@ def test_columns_of_ingest_and_export_are_documented() -> None:
     assert ingest == {field.name: type_name(field.type) for schema in (IMAGE_SCHEMA, PAIR_SCHEMA) for field in schema}
     export = [row[:3] for row in table(section("export"), "column")][: len(export_columns.CORE)]
     assert export == [[f"`{c.name}`", export_columns.type_name(c), c.description] for c in export_columns.CORE]
+    photographs = [row[:3] for row in table(section("photographs"), "column")][: len(export_columns.PHOTOGRAPH)]
+    shown = [[f"`{c.name}`", export_columns.type_name(c), c.description] for c in export_columns.PHOTOGRAPH]
+    assert photographs == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

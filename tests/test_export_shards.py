@@ -254,9 +254,3 @@ def test_no_kept_pair_gives_a_card_and_no_shards(view: FakeView) -> None:
     assert "No pair was kept" in card
     assert "configs" not in yaml.safe_load(card.split("---\n")[1])
     assert not export(view).written
-
-
-def test_a_pipeline_without_edits_exports_nothing(view: FakeView) -> None:
-    view.providers = {"image": "ingest", "rgb_entropy": "curation.photometric"}
-    assert export(view).total == 0
-    assert view.storage.exists("README.md")

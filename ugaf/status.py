@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ugaf.export.earlier import remembered
 from ugaf.export.folder import read_manifest
 from ugaf.export.products import products
 from ugaf.progress.files import last_call, timestamp
@@ -51,7 +52,7 @@ def _shards(view: RunView) -> dict[str, Any]:
     """`shards`: what is exported, a folder each. left_out: kept rows that are not in it, by reason."""
     shards: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
-    for product in products(view):
+    for product in products(view, remembered(view)):
         manifest = read_manifest(view.storage, product.root)
         if manifest is not None:
             rows, files = manifest["counts"]["split"], manifest["files"]

@@ -1,9 +1,10 @@
-"""Export: the kept pairs of a run as Parquet and WebDataset shards, a dataset card, and trainers' own layouts.
+"""Export: the kept pairs of a run as Parquet and WebDataset shards, a dataset card, and trainers' own layouts; of a run
+that makes no pairs, its kept photographs.
 
 The same kept rows give the same bytes, wherever and however often they are exported, and an export with nothing new
 writes nothing. See `split` for what goes to train and validation, `balanced` for what a balance leaves out, `rows` for
 which bytes are written, `folder` for how one export replaces another, `earlier` for what an earlier one keeps,
-`columns` for what a row has.
+`columns` for what a row has, `photographs` for those.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ def export(
     from ugaf.export.products import products
 
     settings = settings if settings is not None else view.pipeline.settings.export
-    (product,) = products(view)
-    with view.storage.lock(product.root):
-        summary = _export(view, product, settings, progress, replace, notify)
+    *besides, main = products(view, settings)
+    for product in (*besides, main):
+        with view.storage.lock(product.root):
+            summary = _export(view, product, settings, progress, replace, notify, with_card=product == main)
     if asked:
         earlier.remember(view, settings, asked)
     return summary
@@ -114,19 +116,21 @@ def _export(
     progress: Callable[[int], None] | None,
     replace: bool,
     notify: Notify | None,
+    with_card: bool,
 ) -> ExportSummary:
-    from ugaf.export import card, earlier, folder, rows, writing
+    from ugaf.export import card, earlier, folder, writing
 
     storage, root = view.storage, product.root
     folder.finish(storage, root)
     folder.discard(storage, root)
     before = earlier.find(storage, root, product.noun)
     settings = settings if replace else earlier.with_earlier(settings, before)
-    plan = rows.plan(view, settings) if rows.makes_pairs(view) else rows.nothing(view, settings)
+    plan = product.plan(view, settings)
     manifest = folder.read_manifest(storage, root)
     current = manifest is not None and manifest.get("fingerprint") == plan.fingerprint
     if manifest is not None and current and folder.is_complete(storage, manifest, root):
-        storage.write_if_changed(card.PATH, card.render(view, settings, plan, manifest))
+        if with_card:
+            storage.write_if_changed(card.PATH, card.render(view, product, settings, plan, manifest))
         return _summary(product, manifest, written=False)
     stays = None if replace else before
     if stays is not None and not plan.rows:
@@ -136,9 +140,8 @@ def _export(
     try:
         staged = writing.stage(view, product, settings, plan, progress)
         if stays is None or staged.rows:
-            folder.commit(
-                storage, staged.folders, staged.manifest, card.render(view, settings, plan, staged.manifest), root
-            )
+            text = card.render(view, product, settings, plan, staged.manifest) if with_card else None
+            folder.commit(storage, staged.folders, staged.manifest, text, root)
             return _summary(product, staged.manifest, written=True)
     except BaseException:
         if not folder.is_unfinished(storage, root):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ugaf.export import balanced
+from ugaf.export import balanced, folder
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
+from ugaf.export.products import PAIRS, PHOTOGRAPHS, Product
 from ugaf.export.settings import ExportSettings
 from ugaf.export.split import OTHER_SPLIT
 
@@ -38,31 +39,37 @@ _SIZES = (
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B")),
 )
 
-DIMENSIONS = {"task": "Task", "editor": "Edit engine", "source": "Source of the photographs"}
-"""What pairs are counted by, beside the split."""
-
+_OPENINGS = {
+    "pairs": "Pairs for instruction-based image editing: source image, target box, instruction, edited image.",
+    "photographs": "Photographs, measured and curated: each with what was measured of it and where it came from.",
+}
+_TAGS = {
+    "pairs": ["image-editing", "instruction-based-image-editing", "ugaf"],
+    "photographs": ["photographs", "image-curation", "ugaf"],
+}
 
 MAX_BALANCE_ROWS = 50
 """Categories in the table of the balance; the tail of a longer one is summed up."""
 
 
-def render(view: RunView, settings: ExportSettings, plan: Plan, manifest: Mapping[str, Any]) -> bytes:
+def render(view: RunView, product: Product, settings: ExportSettings, plan: Plan, manifest: Mapping[str, Any]) -> bytes:
     """The whole card. `manifest` holds the counts of what was written (see `ugaf.export`)."""
     splits = manifest["counts"]["split"]
     title = settings.name or view.name
     sections = [
         f"# {escape(title)}",
-        _opening(splits, manifest),
-        *(_counts(heading, manifest["counts"][name], splits) for name, heading in DIMENSIONS.items() if splits),
+        _opening(product, splits, manifest),
+        *(_counts(heading, manifest["counts"][name], splits) for name, heading in product.dimensions.items() if splits),
         _balance(plan.balance, manifest) if plan.balance is not None else "",
-        _loading(settings, splits),
+        _loading(product, manifest),
+        _beside(view, product),
         _funnel(view, manifest),
         _thresholds(view),
-        _columns(plan.columns),
+        _columns(product, plan.columns),
         _origin(view, manifest),
         f"## Licence\n\n{escape(settings.license)}. The photographs keep the licences that they came with.",
     ]
-    front = yaml.safe_dump(_front_matter(title, settings, splits), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front_matter(view, product, title, settings, manifest), sort_keys=False, allow_unicode=True)
     body = "\n\n".join(section for section in sections if section)
     return f"---\n{front}---\n\n{body}\n".encode()
 
@@ -73,37 +80,65 @@ def escape(value: object) -> str:
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", line)
 
 
-def _front_matter(title: str, settings: ExportSettings, splits: Mapping[str, int]) -> dict[str, Any]:
-    total = sum(splits.values())
+def _front_matter(
+    view: RunView, product: Product, title: str, settings: ExportSettings, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    total = sum(manifest["counts"]["split"].values())
     front: dict[str, Any] = {"pretty_name": title}
     known = settings.license.lower() in _HUB_LICENSES.split()
     front["license"] = settings.license.lower() if known else "other"
     if not known:
         front["license_name"] = re.sub(r"[^a-z0-9.]+", "-", settings.license.lower()).strip("-") or "custom"
-    front |= {"task_categories": ["image-to-image"], "language": ["en"]}
-    front["tags"] = ["image-editing", "instruction-based-image-editing", "ugaf"]
+    if product.is_pairs:
+        front |= {"task_categories": ["image-to-image"], "language": ["en"]}
+    front["tags"] = _TAGS[product.noun]
     front["size_categories"] = [next((name for limit, name in _SIZES if total < limit), "n>1T")]
-    if "parquet" in settings.formats and total:
-        files = [{"split": name, "path": f"shards/parquet/{name}-*.parquet"} for name in splits]
-        front["configs"] = [{"config_name": "default", "data_files": files}]
+    configs = [_config("default", product, manifest)]
+    configs += [_config(other.config, other, found) for other, found in _others(view, product)]
+    if any(configs):
+        front["configs"] = [config for config in configs if config]
     return front
 
 
-def _opening(splits: Mapping[str, int], manifest: Mapping[str, Any]) -> str:
-    text = (
-        "Pairs for instruction-based image editing: source image, target box, instruction, edited image. Made with "
-        f"ugaf {escape(manifest['versions']['ugaf'])}, a data engine after the U-GAF pipeline of "
-        "FineEdit (arXiv 2604.10954)."
-    )
+def _config(name: str, product: Product, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Where `datasets` finds the Parquet shards; {} if there are none."""
+    parquet = f"{product.root}/parquet"
+    if not any(path.startswith(f"{parquet}/") for path in manifest["files"]):
+        return {}
+    files = [{"split": split, "path": f"{parquet}/{split}-*.parquet"} for split in manifest["counts"]["split"]]
+    return {"config_name": name, "data_files": files}
+
+
+def _others(view: RunView, product: Product) -> list[tuple[Product, dict[str, Any]]]:
+    """The other product of the run's folder, where it was exported and has rows, with its manifest."""
+    found = [(one, folder.read_manifest(view.storage, one.root)) for one in (PAIRS, PHOTOGRAPHS) if one != product]
+    return [(one, manifest) for one, manifest in found if manifest is not None and manifest["counts"]["split"]]
+
+
+def _beside(view: RunView, product: Product) -> str:
+    lines = []
+    for other, manifest in _others(view, product):
+        count = sum(manifest["counts"]["split"].values())
+        lines.append(f"## {other.noun.capitalize()}\n\nBeside these, `{other.root}/` holds {count:,} {other.noun}.")
+    return "\n\n".join(lines)
+
+
+def _opening(product: Product, splits: Mapping[str, int], manifest: Mapping[str, Any]) -> str:
+    made = f"Made with ugaf {escape(manifest['versions']['ugaf'])}, a data engine after the U-GAF pipeline of "
+    text = f"{_OPENINGS[product.noun]} {made}FineEdit (arXiv 2604.10954)."
     if not splits:
-        return f"{text}\n\n**No pair was kept**, so there are no shards; the funnel below shows where they went."
+        one = product.noun.removesuffix("s")
+        return f"{text}\n\n**No {one} was kept**, so there are no shards; the funnel below shows where they went."
+    if not product.is_pairs:
+        rows = [*splits.items(), ("all", sum(splits.values()))]
+        return f"{text} No photograph is in both splits.\n\n{_table(('Split', 'Photographs'), rows)}"
     photographs = manifest["photographs"]
-    rows = [(name, pairs, photographs[name]) for name, pairs in splits.items()]
-    rows.append(("all", sum(splits.values()), sum(photographs.values())))
+    counted = [(name, pairs, photographs[name]) for name, pairs in splits.items()]
+    counted.append(("all", sum(splits.values()), sum(photographs.values())))
     text += " No picture, source or edited, is in both splits."
     if moved := manifest.get("moved"):
         text += f" {moved:,} pairs that came as validation are in train: one of their pictures came in train, too."
-    return f"{text}\n\n{_table(('Split', 'Pairs', 'Photographs'), rows)}"
+    return f"{text}\n\n{_table(('Split', 'Pairs', 'Photographs'), counted)}"
 
 
 def _counts(heading: str, counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, int]) -> str:
@@ -146,19 +181,21 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _loading(settings: ExportSettings, splits: Mapping[str, int]) -> str:
+def _loading(product: Product, manifest: Mapping[str, Any]) -> str:
+    splits, root = manifest["counts"]["split"], product.root
     if not splits:
         return ""
     first = next(iter(splits))
+    images = "source and edited are decoded images" if product.is_pairs else "image is a decoded picture"
     code = ["# from the folder of this card"]
-    if "parquet" in settings.formats:
-        code += ["import datasets", 'pairs = datasets.load_dataset(".")  # source and edited are decoded images', ""]
+    if any(path.startswith(f"{root}/parquet/") for path in manifest["files"]):
+        code += ["import datasets", f'{product.noun} = datasets.load_dataset(".")  # {images}', ""]
         code += [
             "import pandas",
-            f'table = pandas.read_parquet("shards/parquet", filters=[("split", "==", "{first}")])',
+            f'table = pandas.read_parquet("{root}/parquet", filters=[("split", "==", "{first}")])',
         ]
-    if "webdataset" in settings.formats:
-        code += ["", "import glob, webdataset", f'tars = sorted(glob.glob("shards/webdataset/{first}-*.tar"))']
+    if any(path.startswith(f"{root}/webdataset/") for path in manifest["files"]):
+        code += ["", "import glob, webdataset", f'tars = sorted(glob.glob("{root}/webdataset/{first}-*.tar"))']
         code += ['samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")']
     return "## Loading\n\n```python\n" + "\n".join(code) + "\n```" if len(code) > 1 else ""
 
@@ -189,10 +226,10 @@ def _thresholds(view: RunView) -> str:
     return f"## Thresholds\n\n{_table(('Stage', 'Column', 'Kept where'), rows)}" if rows else ""
 
 
-def _columns(columns: Iterable[Column]) -> str:
+def _columns(product: Product, columns: Iterable[Column]) -> str:
     rows = "\n".join(f"| `{column.name}` | `{type_name(column)}` | {column.description} |" for column in columns)
-    note = "Boxes are absolute pixels of `source`, [x1, y1, x2, y2], half-open."
-    return f"## Columns\n\n{note}\n\n| Column | Type | Meaning |\n|---|---|---|\n{rows}"
+    note = "Boxes are absolute pixels of `source`, [x1, y1, x2, y2], half-open.\n\n" if product.is_pairs else ""
+    return f"## Columns\n\n{note}| Column | Type | Meaning |\n|---|---|---|\n{rows}"
 
 
 def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:

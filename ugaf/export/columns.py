@@ -91,6 +91,25 @@ CORE: tuple[Column, ...] = (
 """Boxes are absolute pixels of `source` [x1, y1, x2, y2], half-open. Every export has these columns, null where the
 pipeline has no such value; the numeric measures of its stages follow."""
 
+PHOTOGRAPH: tuple[Column, ...] = (
+    Column("id", "string", "the photograph: hash of its bytes"),
+    Column("image", "image", "{bytes, path}; the photograph's own bytes unless `image_reencoded`"),
+    Column(
+        "sources",
+        "strings",
+        "where the photograph came from, below its input; several where exact copies were merged",
+    ),
+    Column("caption", "string", "caption that came with the photograph"),
+    Column("width", "int", "pixels, after EXIF rotation"),
+    Column("height", "int", "pixels, after EXIF rotation"),
+    Column("format", "string", "of the photograph's own bytes: JPEG, PNG, ..."),
+    Column(
+        "image_reencoded", "bool", "true where `image` is a lossless PNG made from bytes that readers see differently"
+    ),
+    Column("split", "string", "train or validation; no photograph is in both"),
+)
+"""The columns of an exported photograph; those of its stages that are numbers, texts or truths follow."""
+
 CORE_NAMES = frozenset(column.name for column in CORE)
 
 

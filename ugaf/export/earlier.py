@@ -92,7 +92,7 @@ def planned(view: RunView) -> list[str]:
     from ugaf.export.products import products
 
     lines = []
-    for product in products(view):
+    for product in products(view, remembered(view)):
         if (earlier := find(view.storage, product.root, product.noun)) is not None:
             lines.append(
                 f"{product.root}: {earlier} are there; a run that keeps {product.noun} replaces them, one that keeps "

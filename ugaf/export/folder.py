@@ -129,9 +129,12 @@ def discard(storage: Storage, root: str = SHARDS) -> None:
 
 
 def commit(
-    storage: Storage, folders: Sequence[Folder], manifest: Mapping[str, Any], card: bytes, root: str = SHARDS
+    storage: Storage, folders: Sequence[Folder], manifest: Mapping[str, Any], card: bytes | None, root: str = SHARDS
 ) -> None:
-    """Put the staged files and the dataset card in the place of the earlier ones; what has no successor is removed."""
+    """Put the staged files and the dataset card in the place of the earlier ones; what has no successor is removed.
+
+    card: None where another product of the run has it.
+    """
     staging = f"{root}/{_STAGING}"
     moves = {staged: final for folder in folders for staged, final in folder.moves.items()}
     staged = {folder.name for folder in folders if folder.moves}
@@ -144,7 +147,8 @@ def commit(
             places[name] = os.stat(storage.path(f"{staging}/{name}")).st_ino
     renamed = {one: final for one, final in moves.items() if one.replace(f"{staging}/", f"{root}/", 1) != final}
     stale = [] if places else sorted(set(old) - set(moves.values()))
-    storage.write(f"{staging}/{CARD}", card)
+    if card is not None:
+        storage.write(f"{staging}/{CARD}", card)
     journal = _Journal(manifest, names, renamed, places, stale)
     storage.write(f"{staging}/{_JOURNAL}", json.dumps(vars(journal)).encode())
     finish(storage, root)

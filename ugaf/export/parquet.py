@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ugaf.export.columns import Column, schema
 from ugaf.export.folder import Folder
-from ugaf.export.rows import Record
+from ugaf.export.products import Exported
 
 GROUP_ROWS = 100
 GROUP_BYTES = 32_000_000
@@ -59,14 +59,14 @@ class ParquetShards:
             self._writer = None
             self._stack.__exit__(*error)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Exported) -> None:
         size = record.image_bytes + len(record.json())
         pending = self._shard_bytes + self._group_bytes + self._overhead
         if self._rows and pending + size > self.limit:
             self._flush()
         if self._writer is not None and self._shard_bytes + size + self._overhead > self.limit:
             self._close_shard()
-        self._rows.append(_row(record))
+        self._rows.append(record.cells())
         self._group_bytes += size
         if len(self._rows) >= GROUP_ROWS or self._group_bytes >= GROUP_BYTES:
             self._flush()
@@ -90,11 +90,6 @@ class ParquetShards:
             self._writer.close()
             self._stack.close()
         self._writer, self._shard_bytes = None, 0
-
-
-def _row(record: Record) -> dict[str, Any]:
-    blobs = {name.split(".")[0]: {"bytes": data, "path": f"{record.id}.{name}"} for name, data in record.files()}
-    return {"edit_mask": None, "change_mask": None, **record.values, **blobs}
 
 
 def _leaves(arrow: pa.Schema) -> list[str]:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,9 @@ GROUPED_BY = ("source_id", "edited_id", "image_id", "split")
 
 CHUNK_ROWS = 64
 """Edits whose images are read at once, give or take those of one photograph: what an export holds in memory."""
+
+MOST_UNREADABLE = 20
+"""Rows that are named of those with an image that cannot be read."""
 
 _CACHE_BYTES = 128_000_000
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
@@ -89,8 +92,18 @@ class Record:
 
     def json(self) -> bytes:
         """`values` as JSON with sorted keys; what is not a finite number is null."""
-        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in self.values.items()}
-        return json.dumps(finite, sort_keys=True, allow_nan=False).encode()
+        return as_json(self.values)
+
+    def cells(self) -> dict[str, Any]:
+        """The row of the Parquet table."""
+        blobs = {name.split(".")[0]: {"bytes": data, "path": f"{self.id}.{name}"} for name, data in self.files()}
+        return {"edit_mask": None, "change_mask": None, **self.values, **blobs}
+
+
+def as_json(values: Mapping[str, Any]) -> bytes:
+    """Values as JSON with sorted keys; what is not a finite number is null."""
+    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+    return json.dumps(finite, sort_keys=True, allow_nan=False).encode()
 
 
 @dataclass(frozen=True)
@@ -106,11 +119,6 @@ class Plan:
     rows: int
     balance: Balance | None = None
     groups: split.Groups | None = None
-
-
-def makes_pairs(view: RunView) -> bool:
-    """Whether the pipeline has edited images at all (one that stops after curation has none)."""
-    return "edited_image" in view.pipeline.providers
 
 
 def plan(view: RunView, settings: ExportSettings) -> Plan:
@@ -143,7 +151,7 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
     balance = counted.result() if counted is not None else None
     content = {
         "version": VERSION,
-        "settings": settings.model_dump(mode="json", exclude={"name", "license", "balance"}),
+        "settings": settings.model_dump(mode="json", exclude={"name", "license", "balance", "photographs"}),
         "stages": {stage.name: stage.fingerprint for stage in view.stages},
         "columns": [(column.name, column.kind) for column in columns],
         "rows": digest.hexdigest(),
@@ -151,7 +159,7 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
         "balance": balance.sampled() if balance is not None else None,
     }
     groups = grouping.result(settings.validation) if grouping is not None else None
-    return Plan(_hash(content), columns, rows, balance, groups)
+    return Plan(hashed(content), columns, rows, balance, groups)
 
 
 def grouped_by(view: RunView) -> list[str]:
@@ -160,10 +168,10 @@ def grouped_by(view: RunView) -> list[str]:
 
 
 def nothing(view: RunView, settings: ExportSettings) -> Plan:
-    """The plan of a pipeline that makes no pairs."""
+    """The plan of an export without rows."""
     stages = {stage.name: stage.fingerprint for stage in view.stages}
     content = {"version": VERSION, "stages": stages, "formats": settings.formats}
-    return Plan(_hash(content), export_columns.CORE, 0)
+    return Plan(hashed(content), export_columns.CORE, 0)
 
 
 class Reader:
@@ -237,7 +245,7 @@ class Reader:
             info = images.probe(source.data)
         except images.ImageError as error:
             self.left_out["unreadable image"] += 1
-            if len(self.unreadable) < 20:
+            if len(self.unreadable) < MOST_UNREADABLE:
                 self.unreadable.append((row["id"], str(error)))
             return None
         if not self._shown.admits(side, source.data, edited.data):
@@ -264,10 +272,7 @@ class Reader:
         return blobs[0], blobs[1]
 
     def _blob(self, data: bytes, image_id: str) -> Blob:
-        info = images.probe(data)
-        if info.plain:
-            return Blob(data, _EXTENSIONS.get(info.format, info.format.lower()))
-        return Blob(self._pngs.get(data, image_id), "png", reencoded=True)
+        return as_blob(data, lambda: self._pngs.get(data, image_id))
 
     def _values(self, row: dict[str, Any]) -> dict[str, Any]:
         boxes = row.get("boxes") or []
@@ -275,6 +280,17 @@ class Reader:
         sources = row.get("sources")
         named = None if sources is None else [provenance.published(source, self.roots) for source in sources]
         return values | {"boxes": boxes, "bbox": boxes[0] if boxes else None, "sources": named}
+
+
+def as_blob(data: bytes, as_png: Callable[[], bytes] | None = None) -> Blob:
+    """Bytes as they are, or as PNG where readers that only decode would see something else. Raises ImageError.
+
+    as_png: where the caller keeps PNGs.
+    """
+    info = images.probe(data)
+    if info.plain:
+        return Blob(data, _EXTENSIONS.get(info.format, info.format.lower()))
+    return Blob(images.encode(images.decode(data)) if as_png is None else as_png(), "png", reencoded=True)
 
 
 def chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -290,7 +306,8 @@ def chunks(rows: Sequence[dict[str, Any]], size: int) -> Iterator[list[dict[str,
         yield sorted(chunk, key=lambda row: row["id"])
 
 
-def _hash(content: Any) -> str:
+def hashed(content: Any) -> str:
+    """SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -21,6 +21,12 @@ class ExportSettings(Settings):
     validation: float = Field(
         0.05, ge=0, lt=1, description="share of photographs whose edits go to the validation split"
     )
+    photographs: str = Field(
+        "auto",
+        pattern="^(auto|images|references)$",
+        description="the kept photographs as a set of their own; auto: where the pipeline makes no pairs; images: "
+        "always; references: always, without their bytes (ids, sources, measures)",
+    )
     balance: BalanceSettings | None = Field(
         None, description="count the pairs by category, and sample them to a target; default: neither"
     )

@@ -1,4 +1,5 @@
-"""WebDataset shards: tars with `KEY.source.jpg`, `KEY.edited.png`, `KEY.json` and, where there are, the masks.
+"""WebDataset shards: tars with `KEY.source.jpg`, `KEY.edited.png`, `KEY.json` and, where there are, the masks; of
+photographs, `KEY.jpg` or `KEY.png` and `KEY.json`.
 
 A tar is a function of its records alone: members in order of name within a sample, no time of day, owner or mode of
 the machine that wrote it.
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ugaf.export.folder import Folder
-from ugaf.export.rows import Record
+from ugaf.export.products import Exported
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = tarfile.RECORDSIZE
@@ -41,7 +42,7 @@ class WebDatasetShards:
             self._tar = None
             self._stack.__exit__(*error)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Exported) -> None:
         members = sorted([*record.files(), ("json", record.json())])
         size = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for _, data in members)
         if self._tar is not None and self._bytes + size + _END > self.limit:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import ugaf
 from ugaf.balance.categories import source_kind
-from ugaf.export import balanced, folder, rows
+from ugaf.export import balanced, folder
 from ugaf.export.adapters import ADAPTERS
 from ugaf.export.folder import Folder
 from ugaf.export.parquet import ParquetShards
-from ugaf.export.products import Product
+from ugaf.export.products import Exported, Product, Reading
 from ugaf.export.settings import ExportSettings
 from ugaf.export.split import SPLITS
 from ugaf.export.webdataset import WebDatasetShards
 from ugaf.versions import package_versions
 
 if TYPE_CHECKING:
-    from ugaf.export.rows import Plan, Reader, Record
+    from ugaf.export.rows import Plan
     from ugaf.view import RunView
 
 Progress = Callable[[int], None]
@@ -41,13 +41,15 @@ def stage(view: RunView, product: Product, settings: ExportSettings, plan: Plan,
     """Write everything aside."""
     storage, root = view.storage, product.root
     folder.discard(storage, root)
-    reader = rows.Reader(view, settings, plan)
-    shards = {name: Folder(storage, name, root) for name in settings.formats}
-    counts = Counts()
+    reader = product.reader(view, settings, plan)
+    # A tar without images is of no use to anybody.
+    formats = settings.formats if any(column.is_image for column in plan.columns) else ["parquet"]
+    shards = {name: Folder(storage, name, root) for name in formats}
+    counts = Counts(product)
     if plan.rows:
         _write_shards(reader, settings, plan, shards, counts, progress)
     left_out, unreadable = balanced.folded(reader.left_out), list(reader.unreadable)
-    layouts = [Folder(storage, name, root) for name in settings.adapters if counts.rows]
+    layouts = [Folder(storage, name, root) for name in settings.adapters if counts.rows and product.is_pairs]
     for layout in layouts:
         ADAPTERS[layout.name](reader.records(), layout)
     moves = {final: staged for shard in shards.values() for staged, final in shard.moves.items()}
@@ -66,7 +68,7 @@ def stage(view: RunView, product: Product, settings: ExportSettings, plan: Plan,
 
 
 def _write_shards(
-    reader: Reader,
+    reader: Reading,
     settings: ExportSettings,
     plan: Plan,
     folders: Mapping[str, Folder],
@@ -93,21 +95,24 @@ def _write_shards(
 class Counts:
     """Rows by split, and by split for each of the card's dimensions."""
 
-    def __init__(self) -> None:
+    def __init__(self, product: Product) -> None:
         self.rows = 0
-        self._by: dict[str, Counter[tuple[str, str]]] = {"task": Counter(), "editor": Counter(), "source": Counter()}
+        self._product = product
+        self._by: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in product.dimensions}
         self._splits: Counter[str] = Counter()
         self._photographs: dict[str, set[bytes]] = {}
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Exported) -> None:
         values, split = record.values, record.split
         sources = values["sources"] or []
+        kinds = {**values, "source": source_kind(sources[0]) if sources else None}
+        if self._product.is_pairs:
+            kinds["editor"] = values["editor"] or values["engine"]
+            self._photographs.setdefault(split, set()).add(values["image_id"].encode()[:16])
         self.rows += 1
         self._splits[split] += 1
-        self._by["task"][values["task"] or "unknown", split] += 1
-        self._by["editor"][values["editor"] or values["engine"] or "unknown", split] += 1
-        self._by["source"][source_kind(sources[0]) if sources else "unknown", split] += 1
-        self._photographs.setdefault(split, set()).add(values["image_id"].encode()[:16])
+        for name, counter in self._by.items():
+            counter[kinds[name] or "unknown", split] += 1
 
     def document(self) -> dict[str, Any]:
         """Plain data for the manifest."""
@@ -116,5 +121,7 @@ class Counts:
             counts[name] = {}
             for (value, split), count in sorted(counter.items()):
                 counts[name].setdefault(value, {})[split] = count
+        if not self._product.is_pairs:
+            return {"counts": counts}
         photographs = {split: len(ids) for split, ids in sorted(self._photographs.items())}
         return {"counts": counts, "photographs": photographs}
