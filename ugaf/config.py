@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
-from ugaf import rules, trust
+from ugaf import location, rules, trust, yaml_files
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.export import ExportSettings
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings, format_of
@@ -72,6 +72,11 @@ class QuantileSettings(Settings):
         description="up to so many values a quantile is exact; above, that of a sample of them",
     )
 
+    @field_validator("source")
+    @classmethod
+    def _public(cls, value: str) -> str:
+        return location.check_keys(value, "the URL of another run")
+
 
 class ReportSettings(Settings):
     """The HTML report."""
@@ -94,6 +99,11 @@ class PipelineSettings(Settings):
     engine: EngineSettings = EngineSettings()
     export: ExportSettings = ExportSettings()
     report: ReportSettings = ReportSettings()
+
+    @field_validator("output")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return None if value is None else location.check_keys(value, "the output's URL")
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
             raise ConfigError(f"no pipeline file or shipped pipeline {pipeline!r}{nearest(pipeline, shipped)}")
         path = shipped[pipeline]
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml_files.load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -352,7 +362,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"--set {override}: expected key=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml_files.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
     stages = document["stages"]

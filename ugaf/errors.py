@@ -50,8 +50,16 @@ def explain_validation(error: ValidationError, where: str, model: type[BaseModel
         elif problem["type"] == "missing":
             lines.append(f"{setting}: required, but not set")
         else:
-            lines.append(f"{setting}: {problem['msg']} (got {problem['input']!r})")
+            lines.append(f"{setting}: {problem['msg']} (got {_shown(problem['input'])})")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    """A value that was given, bounded and without the secrets of a URL."""
+    from ugaf.location import scrub
+
+    text = scrub(repr(value))
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

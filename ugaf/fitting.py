@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from ugaf import distinct
+from ugaf import distinct, yaml_files
 from ugaf.columns import Columns, FragmentValues
 from ugaf.config import StageSpec
 from ugaf.errors import ConfigError, UgafError
@@ -193,7 +193,7 @@ def _on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
 
 def _read(storage: Storage, source: str) -> dict[str, Any]:
     try:
-        record = yaml.safe_load(storage.read(RUN_FILE))
+        record = yaml_files.load(storage.read(RUN_FILE))
     except FileNotFoundError as error:
         if source == "frozen":
             return {}

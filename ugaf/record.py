@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ugaf import __version__, rules
+from ugaf import __version__, rules, yaml_files
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.errors import ConfigError, UgafError
@@ -48,7 +48,7 @@ class Fed:
 def read(storage: Storage, path: str) -> dict[str, Any]:
     """The record of the run at `path`, as the user named it. Raises UgafError if there is none, or it is damaged."""
     try:
-        record = yaml.safe_load(storage.read(RUN_FILE))
+        record = yaml_files.load(storage.read(RUN_FILE))
     except FileNotFoundError as error:
         raise UgafError(f"{path} is not a run: it has no {RUN_FILE}") from error
     except yaml.YAMLError as error:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ugaf import record, rules
+from ugaf import location, record, rules
 from ugaf.addressing import search
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
@@ -77,15 +77,15 @@ class RunView:
     """
 
     def __init__(self, path: str, pipeline: Pipeline | None = None, trust: Collection[str] = ()) -> None:
-        self.path = path
+        self.path = location.kept(path)
         self.storage = Storage(path)
         self.record: dict[str, Any] = {}
         if pipeline is None or self.storage.exists(record.RUN_FILE):
-            self.record = record.read(self.storage, path)
+            self.record = record.read(self.storage, self.path)
         if pipeline is None:
-            with trusting(trust, f"{path}/{record.RUN_FILE}"):
+            with trusting(trust, f"{self.path}/{record.RUN_FILE}"):
                 pipeline = parse(self.record["pipeline"])
-            _check_fingerprints(self.record, pipeline, path)
+            _check_fingerprints(self.record, pipeline, self.path)
         self.pipeline = pipeline
         self.name = pipeline.name
         self.columns = Columns(self.storage, pipeline)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ugaf import yaml_files
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.models.servers import ModelServer, ServerLink
 
@@ -52,7 +53,7 @@ def yaml_of(text: str, option: str) -> Any:
     try:
         # Only what can be a file's name: a long mapping is none, and asking for it is an error on some systems.
         is_file = not text.lstrip().startswith("{") and Path(text).is_file()
-        return yaml.safe_load(Path(text).read_text(encoding="utf-8") if is_file else text)
+        return yaml_files.load(Path(text).read_text(encoding="utf-8") if is_file else text)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option}: {text[:80]!r} is not readable YAML: {error}") from error
 

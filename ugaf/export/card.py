@@ -237,7 +237,6 @@ def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:
     if view.inputs:
         document["inputs"] = view.inputs
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    text = re.sub(r"(//)[^/@\s]+@", r"\1", text)  # user:password@ of a URL
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     versions = _table(("Package", "Version"), manifest["versions"].items())
     return f"## How it was made\n\n{fence}yaml\n{text}{fence}\n\n{_not_read(view)}{versions}"

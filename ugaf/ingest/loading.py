@@ -23,7 +23,7 @@ from ugaf.ingest.schemas import tar_fields
 from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 from ugaf.ingest.tables import read_rows
 from ugaf.ingest.tars import read_pair, read_photo
-from ugaf.location import Location
+from ugaf.location import Location, scrub
 from ugaf.stage import Failure
 from ugaf.storage import ahead
 
@@ -225,7 +225,7 @@ def _loaded_row(cells: dict[str, Any], reach: Reach, is_pair: bool) -> Loaded:
     return Loaded(
         _image("image", cells.get("image"), reach),
         caption=pair_cells.text(cells.get("caption")),
-        name=pair_cells.label(cells.get("id")),
+        name=_name(cells),
     )
 
 
@@ -238,10 +238,16 @@ def _pair_of(source: bytes, edited: bytes, cells: dict[str, Any]) -> Loaded:
         boxes=cells.get("boxes"),
         reference=cells.get("reference"),
         engine=pair_cells.text(cells.get("engine")),
-        name=pair_cells.label(cells.get("id")),
+        name=_name(cells),
         image_id=pair_cells.label(cells.get("image_id")),
         split=pair_cells.text(cells.get("split")),
     )
+
+
+def _name(cells: dict[str, Any]) -> str | None:
+    """The row's own id, which may be its address."""
+    name = pair_cells.label(cells.get("id"))
+    return None if name is None else scrub(name)
 
 
 def _image(role: str, cell: Any, reach: Reach) -> bytes:
@@ -250,7 +256,7 @@ def _image(role: str, cell: Any, reach: Reach) -> bytes:
     if isinstance(content, bytes):
         reach.settings.limits.check(f"{role} image", len(content), "file_mb")
         return content
-    shown = Location(content[:300]).public
+    shown = Location(content).public[:300]
     what = "the image" if role == "image" else f"{role} image"
     try:
         return reach.read(content)
@@ -274,4 +280,5 @@ def _guarded(ref: SourceRef, read: Callable[[], Loaded]) -> Outcome:
 def _failure(error: Exception) -> Failure:
     if isinstance(error, FileNotFoundError) and "no such file" not in str(error):
         return Failure("FileNotFoundError", "no such file: it was there when the input was listed")
-    return Failure.of(error)
+    failure = Failure.of(error)
+    return Failure(failure.type, scrub(failure.message))

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ugaf import yaml_files
 from ugaf.config import set_path
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.stage import Settings, operational
@@ -189,7 +190,7 @@ def load_as(kind: type[Kind], path: str, overrides: Sequence[str] = ()) -> Kind:
     """
     file = Path(path).expanduser()
     try:
-        document = yaml.safe_load(file.read_text("utf-8"))
+        document = yaml_files.load(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -217,7 +218,7 @@ def _set(document: dict[str, Any], override: str, kind: type[Settings]) -> None:
     if path[0] not in kind.model_fields:
         raise ConfigError(f"{override}: no such setting{nearest(path[0], kind.model_fields)}")
     try:
-        value = yaml.safe_load(text)
+        value = yaml_files.load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override}: the value is not valid YAML: {error}") from error
     set_path(document, path, value, override)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ugaf.location import Location
 from ugaf.models.servers.commands import check_start
 from ugaf.stage import Settings, operational
 
@@ -79,8 +80,8 @@ class ModelServer(Settings):
         for url in value:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is no URL: give http://HOST:PORT/v1")
-            if "@" in url.split("://", 1)[1].split("/", 1)[0]:
-                raise ValueError("a URL must not hold a password: name a variable with api_key_env")
+            if Location(url).has_secret:
+                raise ValueError("a URL must not hold a password or key: name a variable with api_key_env")
         return [url.rstrip("/") for url in value]
 
     @field_validator("env")

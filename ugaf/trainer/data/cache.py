@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import torch
-import yaml
 
+from ugaf import yaml_files
 from ugaf.boxes import Box
 from ugaf.errors import ConfigError
 from ugaf.storage import Storage
@@ -98,7 +98,7 @@ def part_name(index: Index, chunk: int) -> str:
 def describe(folder: str) -> dict[str, Any]:
     """The cache's `cache.yaml`. Raises ConfigError where there is none."""
     try:
-        document = yaml.safe_load(Storage(folder).read(FILE))
+        document = yaml_files.load(Storage(folder).read(FILE))
     except FileNotFoundError as error:
         raise ConfigError(f"data.cache: {folder} is no feature cache: it has no {FILE}") from error
     if not isinstance(document, dict) or document.get("version") != VERSION:

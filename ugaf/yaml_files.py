@@ -1,0 +1,56 @@
+"""YAML that may come from somebody else: read as plain data, within bounds.
+
+An alias lets a few hundred bytes stand for billions of values: nothing grows while they are read, but whatever walks
+through them afterwards never ends. So what a document stands for is counted before anything is made of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MOST_VALUES = 2_000_000
+"""Keys, values and list items that a document may stand for, aliases written out."""
+MOST_BYTES = 64 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without documents that are endless."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {}, set())
+        return node
+
+
+def load(text: str | bytes) -> Any:
+    """The document as plain data. Raises yaml.YAMLError, also for one that stands for too much, or for itself."""
+    if len(text) > MOST_BYTES:
+        raise yaml.YAMLError(f"more than {MOST_BYTES} bytes")
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+
+
+def _count(node: Any, known: dict[int, int], above: set[int]) -> int:
+    """How many values a node stands for; each node is looked at once."""
+    key = id(node)
+    if key in known:
+        return known[key]
+    if key in above:
+        raise yaml.YAMLError("an alias stands for what it is a part of")
+    above.add(key)
+    children: list[Any] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    total = 1 + sum(_count(child, known, above) for child in children)
+    if total > MOST_VALUES:
+        raise yaml.YAMLError(f"aliases that stand for more than {MOST_VALUES:,} values")
+    above.discard(key)
+    known[key] = total
+    return total
