@@ -16,12 +16,13 @@ from judges import GREY, WindowChat, number_of, pair_row
 from stages.refinement.score import Score
 from ugaf import images
 from ugaf.errors import ConfigError, StopRun
+from ugaf.failure import through
 from ugaf.models import editscore, prompts, registry
 from ugaf.models.asking import ask_all
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.editscore import PQ, SC, Ratings, combined
-from ugaf.models.pairs import Pair, judged, seed_of
+from ugaf.models.pairs import Pair, seed_of
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Outcome
 
@@ -213,15 +214,15 @@ def test_what_stops_the_run_stops_it_while_questions_are_made_too() -> None:
     with pytest.raises(StopRun):
         ask_all(FakeChat(lambda _: said(1, 1)), [1], stops)
     with pytest.raises(StopRun):
-        judged([pair_row(1)], stops, list)
+        through(stops, [pair_row(1)], list)
 
 
 def test_a_scorer_that_loses_a_pair_is_found_out() -> None:
     def forgetful(pairs: Any) -> list[Any]:
         return [{"quality": 1.0} for _ in pairs][1:]
 
-    with pytest.raises(RuntimeError, match="1 answers for 2 pairs"):
-        judged([pair_row(1), pair_row(2)], lambda row: row, forgetful)
+    with pytest.raises(RuntimeError, match="gave 1 answers for 2"):
+        through(lambda row: row, [pair_row(1), pair_row(2)], forgetful)
 
 
 def test_a_user_s_scorer_gets_pairs_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def go_restarting(checked: Pipeline, most: int = 30, **options: Any) -> tuple[Ru
     """Run inline as Ray would: a fragment whose worker dies goes to a new worker; the journal lives on."""
     deaths = 0
 
-    def run_groups(groups: Any, make_task: Callable[..., Any], work: dict[str, list[str]]) -> None:
+    def run_groups(groups: Any, make_task: Callable[..., Any], work: dict[str, list[str]], _: Monitor) -> None:
         nonlocal deaths
         monitor = Monitor()
         for group in groups:

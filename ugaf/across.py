@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Mapper = Callable[["RunRows", Callable[["RunRows", Any], Any], Iterable[Any]], Iterator[Any]]
 """(run, function, items) -> function(run, item) of each, in order."""
-Notice = Callable[[str, Mapping[str, int], float], None]
+Notice = Callable[[str, Mapping[str, int], float], object]
 """(stage, rows by verdict, seconds)."""
 
 

@@ -14,16 +14,13 @@ from ugaf.commands import COMMANDS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
     options = _parser().parse_args(arguments)
-    from ugaf.errors import STOPPED, StopRun, UgafError
+    from ugaf.errors import StopRun, UgafError
 
     try:
         return int(options.run_command(options) or 0)
-    except UgafError as error:
+    except (UgafError, StopRun) as error:
         print(f"ugaf: {error}", file=sys.stderr)
-        return 2
-    except StopRun as error:
-        print(f"ugaf: {error}", file=sys.stderr)
-        return STOPPED
+        return error.status
     except KeyboardInterrupt:
         print("ugaf: interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
         return 130

@@ -113,6 +113,26 @@ class Columns:
         self.storage.write(path, parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema)))
         return path
 
+    def take_back(self, stage: str, fragment: str, is_wrong: Callable[[str], bool]) -> int:
+        """Make rows pending again whose `error` is no fault of theirs. Returns how many.
+
+        What is left of a part is written before the part goes, so that a break in between loses nothing.
+        """
+        taken = 0
+        for path in self.parts(stage, fragment):
+            errors = _parquet(self.storage, path, lambda file: light_columns(file, ["error"])).column("error")
+            stays = [error is None or not is_wrong(error) for error in errors.to_pylist()]
+            if all(stays):
+                continue
+            if any(stays):
+                table = _parquet(self.storage, path, lambda file: file.read(use_threads=False))
+                seconds = float((table.schema.metadata or {}).get(b"ugaf.seconds", b"0"))
+                rows = table.filter(pa.array(stays)).to_pylist()
+                self.write(stage, fragment, [{**row, "attempt": _attempt(path)} for row in rows], seconds)
+            self.storage.remove(path)
+            taken += len(stays) - sum(stays)
+        return taken
+
     def light(
         self, stage: str, fragment: str, columns: Iterable[str], parts: Sequence[str] | None = None
     ) -> tuple[pa.Table, list[Mapping[bytes, bytes]]]:

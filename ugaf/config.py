@@ -55,6 +55,12 @@ class EngineSettings(Settings):
         description="a store, server or disk that is at fault is asked again for so long; then the run stops, its rows "
         "pending",
     )
+    stop_after_alike: int = Field(
+        100,
+        ge=0,
+        description="the run stops when nearly all of a stage's last so many rows failed in one way, and those rows "
+        "stay pending; 0: never, for inputs of which most are broken",
+    )
     row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
 
 

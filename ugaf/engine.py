@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ugaf.across import RunRows, run_stage
+from ugaf.alike import Alike, AlikeError
 from ugaf.config import Pipeline
-from ugaf.errors import StopRun, UgafError
+from ugaf.errors import STOPPED, StopRun, UgafError
 from ugaf.monitor import BatchedJournal, Monitor
 from ugaf.plan import Group, left_by_servers, servers_during, size_pools
 from ugaf.session import machine
@@ -27,11 +28,20 @@ from ugaf.worker import StageWorker, Task, one_thread
 SETUP_DEATHS = 3
 """Deaths of a worker in its set-up, one after the other, after which the run stops."""
 
+ASK_S = 30.0
+"""Seconds for an answer of the monitor, which has nothing to do but answer."""
+
+DIED_OF = "a crash in native code, or too little memory: see the logs of Ray, or try fewer workers (engine.workers)"
+
 Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
 
 class RunError(StopRun):
-    """The engine stopped: the message holds the cause."""
+    """The engine stopped: the message holds the cause. status: 1 where the cause is a fault of ours."""
+
+    def __init__(self, message: str, status: int = STOPPED) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _WorkerError(Exception):
@@ -55,6 +65,7 @@ def run_inline(
             worker = StageWorker(make_task(group), monitor)
             for fragment, skip in work.items():
                 worker.run(fragment, skip)
+            _stop_for(monitor.at_end())
 
 
 class _RayWorker:
@@ -66,18 +77,20 @@ class _RayWorker:
         # What fails here is kept for the first call: Ray starts a worker whose constructor fails again, for ever
         # if its process died, and shows the error of a call only.
         self.worker: StageWorker | None = None
+        self.status = STOPPED
         self.monitor = monitor
         stages = ", ".join(name for chain in task.chains for name in chain)
         me = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(monitor.starting.remote(me))
         if deaths >= SETUP_DEATHS:
-            self.problem = f"the worker of {stages} died {deaths} times while it was being set up"
+            self.problem = f"the worker of {stages} died {deaths} times while it was being set up ({DIED_OF})"
             return
         try:
             self.worker = StageWorker(task, BatchedJournal(monitor))
         except (Exception, StopRun) as error:
-            kind = "" if isinstance(error, UgafError | StopRun) else f"{type(error).__name__}: "
-            self.problem = f"setting up {stages}: {kind}{error}"
+            known = isinstance(error, UgafError | StopRun)
+            self.problem = f"setting up {stages}: {error if known else traceback.format_exc()}"
+            self.status = getattr(error, "status", STOPPED)
         ray.get(monitor.started.remote(me))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -90,19 +103,34 @@ class _RayWorker:
                 self.worker.run(str(fragment), json.loads(str(skip)))
         except (Exception, StopRun) as error:
             # Ray Data's own error does not carry the cause.
-            text = str(error) if isinstance(error, UgafError | StopRun | _WorkerError) else traceback.format_exc()
-            ray.get(self.monitor.fail.remote(text))
+            known = isinstance(error, UgafError | StopRun | _WorkerError)
+            text = str(error) if known else traceback.format_exc()
+            status = self.status if isinstance(error, _WorkerError) else getattr(error, "status", 1)
+            ray.get(self.monitor.fail.remote(text, status))
             raise _WorkerError(text) from error
         return batch
 
 
 class RayEngine:
-    """Runs segments on the Ray that this process is connected to (see `Session`)."""
+    """Runs segments on the Ray that this process is connected to (see `Session`).
 
-    def __init__(self) -> None:
+    stop_after_alike: see `EngineSettings`.
+    """
+
+    def __init__(self, stop_after_alike: int = 0) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+        # Beside the driver, whose end is the run's in any case. If its process dies it is started again, and knows
+        # nothing: no more than at the beginning of a session.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "scheduling_strategy": here,
+        }
+        self.monitor: Any = ray.remote(**options)(Monitor).remote(stop_after_alike)
 
     def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
@@ -151,14 +179,23 @@ class RayEngine:
                 for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
                     pass
             except ray.exceptions.RayError as error:
-                problem = ray.get(self.monitor.problem.remote()) or _cause(error)
-                raise RunError(f"a worker stopped the run: {problem}") from error
+                _stop_for(self._ask("alike", None))
+                problem, status = self._ask("problem", ("", STOPPED))
+                raise RunError(f"a worker stopped the run: {problem or _cause(error)}", status) from error
+        _stop_for(self._ask("at_end", None))
+
+    def _ask(self, method: str, otherwise: Any) -> Any:
+        """What the monitor answers; `otherwise` if it is gone, and all of Ray perhaps."""
+        import ray
+
+        try:
+            return ray.get(getattr(self.monitor, method).remote(), timeout=ASK_S)
+        except ray.exceptions.RayError:
+            return otherwise
 
     def news(self) -> list[str]:
         """What workers told since the last call, see `Monitor.news`."""
-        import ray
-
-        return ray.get(self.monitor.news.remote())
+        return list(self._ask("news", []))
 
     def run_whole(self, run: RunRows, seed: int, progress: Progress) -> None:
         """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""
@@ -182,9 +219,7 @@ class RayEngine:
             yield _answer(waiting.popleft())
 
     def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
-        import ray
-
-        return ray.get(self.monitor.snapshot.remote())
+        return self._ask("snapshot", {})
 
 
 @contextmanager
@@ -204,6 +239,11 @@ def watched(snapshot: Callable[[], Mapping[str, Mapping[str, Any]]], progress: P
         done.set()
         thread.join()
     progress(snapshot())
+
+
+def _stop_for(alike: Alike | None) -> None:
+    if alike is not None:
+        raise AlikeError(alike)
 
 
 def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:

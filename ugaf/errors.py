@@ -13,7 +13,12 @@ STOPPED = 75
 
 
 class UgafError(Exception):
-    """An error whose message is meant for the user; the command line prints it without a traceback."""
+    """An error whose message is meant for the user; the command line prints it without a traceback.
+
+    status: the exit status of the command that it ends.
+    """
+
+    status = 2
 
 
 class ConfigError(UgafError):
@@ -27,7 +32,11 @@ class StopRun(BaseException):
     failed for it, and the same command goes on once what the message names is mended.
 
     It is no `Exception`, so that no `except Exception` around a row's work takes it for the row's fault.
+
+    status: the exit status of the command that it ends.
     """
+
+    status = STOPPED
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

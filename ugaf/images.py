@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ugaf import integrity, kinds, libtiff, profiles
+from ugaf.failure import RowError
 from ugaf.pixels import to_rgb, turn_upright
 
 MAX_PIXELS = 178_956_970
@@ -42,7 +43,7 @@ are still those of its profile. scale: pixels of the file to one of these, 1, 2,
 size they would fill the memory."""
 
 
-class ImageError(Exception):
+class ImageError(RowError):
     """An image that cannot be decoded; the message says why."""
 
 

@@ -10,8 +10,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from ugaf.alike import Alike, AlikeError, FailedRow, Window
+from ugaf.errors import STOPPED
 
 ONWARD = "onward"
 """Among a stage's counts: rows that it handed on to the next stage (one that fans out makes several of one)."""
@@ -28,18 +31,39 @@ class Blame:
     deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
+class Journal(Protocol):
+    """Lives outside the worker's process: remembers what was in hand when a process died, and counts progress."""
+
+    def enter(self, chain: str, fragment: str) -> Blame: ...
+
+    def begin(self, chain: str, fragment: str, stage: str, ids: Sequence[str]) -> None: ...
+
+    def leave(self, chain: str, fragment: str) -> None: ...
+
+    def progress(
+        self, stage: str, counts: Mapping[str, int], seconds: float, failed: Sequence[FailedRow] = ()
+    ) -> Alike | None: ...
+
+    def put_off(self, why: str) -> None: ...
+
+    def tell(self, line: str) -> None: ...
+
+
 class Monitor:
     """Journal and counters of one session (one driver). A new session starts with an empty journal, so that rows in
     hand when a driver was killed are not blamed for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_after_alike: int = 0) -> None:
+        self._stop_after_alike = stop_after_alike
+        self._windows: dict[str, Window] = {}
+        self._alike: Alike | None = None
         self._open: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
         self._suspects: dict[tuple[str, str], set[str]] = {}
         self._deaths: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
         self._starts: Counter[str] = Counter()
-        self._problem = ""
+        self._problem = ("", STOPPED)
         self._put_off: Counter[str] = Counter()
         self._told: list[str] = []
 
@@ -77,9 +101,15 @@ class Monitor:
         for record in (self._open, self._suspects, self._deaths):
             record.pop((chain, fragment), None)
 
-    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+    def progress(
+        self, stage: str, counts: Mapping[str, int], seconds: float, failed: Sequence[FailedRow] = ()
+    ) -> Alike | None:
+        """Rows that a worker has done: how many by verdict, and those that failed. Why the worker is to stop, if so."""
         self._counts.setdefault(stage, Counter()).update(counts)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        window = self._windows.setdefault(stage, Window(stage, self._stop_after_alike))
+        good = sum(counts.get(verdict, 0) for verdict in ("kept", "rejected", "pending"))
+        return self._stopping(window.add(good, failed))
 
     def put_off(self, why: str) -> None:
         """A source stays pending, since its host gave no answer. why: the host, and what it said."""
@@ -103,12 +133,28 @@ class Monitor:
             )
         return told
 
-    def fail(self, problem: str) -> None:
-        """A worker stops the run; the first one's reason is kept."""
-        self._problem = self._problem or problem
+    def at_end(self) -> Alike | None:
+        """A segment's plan has ended. Why the run is to stop nevertheless, if so."""
+        for window in self._windows.values():
+            self._stopping(window.at_end())
+        return self.alike()
 
-    def problem(self) -> str:
-        """Why the run was stopped; "" if no worker said so."""
+    def alike(self) -> Alike | None:
+        """The rows that failed alike and stopped the run, if any; with the fragments that workers have in hand."""
+        if self._alike is None:
+            return None
+        return replace(self._alike, fragments=self._alike.fragments | {fragment for _, fragment in self._open})
+
+    def _stopping(self, alike: Alike | None) -> Alike | None:
+        self._alike = self._alike or alike
+        return self._alike
+
+    def fail(self, problem: str, status: int) -> None:
+        """A worker stops the run; the first one's reason is kept. status: the exit status of the command."""
+        self._problem = self._problem if self._problem[0] else (problem, status)
+
+    def problem(self) -> tuple[str, int]:
+        """Why the run was stopped, and the exit status; "" if no worker said so."""
         return self._problem
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
@@ -120,6 +166,15 @@ REASONS = 1000
 """Most different reasons and lines that are kept."""
 
 
+@dataclass
+class _Waiting:
+    """Counts of one stage that have not been sent yet."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    failed: list[FailedRow] = field(default_factory=list)
+
+
 class BatchedJournal:
     """A worker's end of a Monitor actor: the journal at once and acknowledged, the counts a few times a second."""
 
@@ -127,7 +182,7 @@ class BatchedJournal:
         self._actor = actor
         self._every = every
         self._sent = time.monotonic()
-        self._waiting: dict[str, tuple[Counter[str], float]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._lock = threading.Lock()
 
     def enter(self, chain: str, fragment: str) -> Blame:
@@ -137,7 +192,9 @@ class BatchedJournal:
         self._call("begin", chain, fragment, stage, list(ids))
 
     def leave(self, chain: str, fragment: str) -> None:
-        self._flush()
+        alike = self._flush()
+        if alike is not None:
+            raise AlikeError(alike)
         # Not waited for: if it is lost with this process, rows that are committed are looked at once more.
         self._actor.leave.remote(chain, fragment)
 
@@ -147,20 +204,26 @@ class BatchedJournal:
     def tell(self, line: str) -> None:
         self._actor.tell.remote(line)
 
-    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+    def progress(
+        self, stage: str, counts: Mapping[str, int], seconds: float, failed: Sequence[FailedRow] = ()
+    ) -> Alike | None:
+        """See `Monitor.progress`; rows of other workers count too."""
         with self._lock:
-            total, spent = self._waiting.get(stage, (Counter(), 0.0))
-            total.update(counts)
-            self._waiting[stage] = (total, spent + seconds)
-        if time.monotonic() - self._sent > self._every:
-            self._flush()
+            waiting = self._waiting.setdefault(stage, _Waiting())
+            waiting.counts.update(counts)
+            waiting.seconds += seconds
+            waiting.failed.extend(failed)
+        return self._flush() if time.monotonic() - self._sent > self._every else None
 
-    def _flush(self) -> None:
+    def _flush(self) -> Alike | None:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
             self._sent = time.monotonic()
-        for stage, (counts, seconds) in waiting.items():
-            self._actor.progress.remote(stage, dict(counts), seconds)
+        found: Alike | None = None
+        for stage, some in waiting.items():
+            alike = self._call("progress", stage, dict(some.counts), some.seconds, some.failed)
+            found = found or alike
+        return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
         import ray

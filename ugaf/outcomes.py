@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ugaf.alike import FailedRow
 from ugaf.columns import CHILDREN, heavy_columns
 from ugaf.config import StageSpec
+from ugaf.failure import Failure, at_once
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
-from ugaf.stage import Failure, Outcome, Row, Stage
+from ugaf.stage import Outcome, Row, Stage
 from ugaf.verdicts import FAILED, KEPT, PENDING, REJECTED
 
 
@@ -116,16 +118,16 @@ def call(stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome]:
 
     Raises StopRun where the stage does: the fault is no row's.
     """
-    try:
-        outcomes = list(stage(rows))
-        if len(outcomes) == len(rows):
-            return outcomes
-        problem: BaseException = ValueError(f"{stage.name} gave {len(outcomes)} outcomes for {len(rows)} rows")
-    except (Exception, SystemExit) as error:
-        problem = error
-    if len(rows) == 1:
-        return [Failure.of(problem)]
-    return [outcome for row in rows for outcome in call(stage, [row])]
+    return at_once(stage, rows)
+
+
+def failed_row(fragment: str, record: Mapping[str, Any], outcome: object) -> FailedRow:
+    """What the journal is told of a row that failed. record: its `id`, `error`, `attempt` and, if known, `sources`."""
+    where = next(iter(record.get("sources") or ()), "")
+    # A row whose work failed before, and is asked for again, may well be to blame itself.
+    foreseen = (isinstance(outcome, Failure) and outcome.foreseen) or record["attempt"] > 0
+    trace = outcome.trace if isinstance(outcome, Failure) else ""
+    return FailedRow(fragment, record["id"], str(record["error"]), where, foreseen, trace)
 
 
 def died() -> Failure:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ugaf import faults, record
 from ugaf.across import rows_of, run_stage
+from ugaf.alike import AlikeError, shape
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
@@ -64,8 +65,20 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
 
     What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
     libraries looked at, before new sources count.
+
+    Raises StopRun where the run was stopped and the same call goes on.
     """
-    watcher = watcher or Watcher()
+    try:
+        _run(pipeline, options, progress, notify, watcher or Watcher())
+    except AlikeError as stop:
+        # No worker is left that could write another such row.
+        columns, alike = Columns(Storage(pipeline.output), pipeline), stop.alike
+        for fragment in sorted(alike.fragments):
+            columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
+        raise
+
+
+def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
@@ -85,7 +98,7 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
         found = survey(columns)
         record.save(columns, found.fits, found.inputs)
         watcher.accepted()
-        monitor = Monitor()
+        monitor = Monitor(pipeline.settings.engine.stop_after_alike)
         for line in record.stays(pipeline, found.inputs) if INGEST in allowed else ():
             notify(line)
         for number, groups in enumerate(parts):
@@ -187,7 +200,7 @@ class _Machines:
         if self._pipeline.settings.engine.executor != "inline":
             self._watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
             self._stack.enter_context(Session(self._options.address))
-            self.engine = RayEngine()
+            self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike)
             self.engine.check(parts, self._pipeline)
         self._stack.enter_context(self.servers)
 

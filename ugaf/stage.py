@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,14 +19,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import images
+from ugaf.failure import Failure as Failure
+from ugaf.failure import RowError as RowError
+from ugaf.failure import each
 from ugaf.models import registry
 from ugaf.needs import Needs, together
 
 if TYPE_CHECKING:
     from ugaf.across import RunRows
-
-MESSAGE_CHARACTERS = 2000
-"""An error's message is stored up to this length; libraries put whole documents into theirs."""
 
 Found = TypeVar("Found")
 
@@ -42,27 +41,6 @@ def operational(default: Any, **options: Any) -> Any:
     """A pydantic field for how the work is done, not what comes out: it is in no fingerprint, so that changing it
     (a batch size, a device, a time-out) computes nothing again."""
     return Field(default, json_schema_extra={"operational": True}, **options)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row whose work could not be done; kept out of the result, and retried on request."""
-
-    type: str
-    message: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        return cls(type(error).__name__, str(error) or repr(error))
-
-    def __str__(self) -> str:
-        """As it is stored: valid UTF-8 (file names may hold other bytes), and not endless."""
-        text = f"{self.type}: {self.message}".encode("utf-8", "backslashreplace").decode()
-        return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}... ({len(text)} characters)"
-
-
-class RowError(Exception):
-    """Raised by a stage when a row cannot be processed; its message is shown to the user as the row's error."""
 
 
 class Row:
@@ -236,13 +214,7 @@ class Stage:
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         """Outcomes of a batch, in order. Override it where a batch is cheaper than its rows one by one."""
-        outcomes: list[Outcome] = []
-        for row in rows:
-            try:
-                outcomes.append(self.process(row))
-            except Exception as error:
-                outcomes.append(Failure.of(error))
-        return outcomes
+        return each(self.process, rows)
 
     def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[Outcome]]]:
         """For a stage of the `whole_run`: each fragment with pending rows, and their outcomes in the order of the ids.

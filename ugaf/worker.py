@@ -14,19 +14,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ugaf import faults, ingest, location
+from ugaf.alike import AlikeError, FailedRow
+from ugaf.buffer import Buffer
 from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
-from ugaf.monitor import MERGED, ONWARD, Blame
-from ugaf.outcomes import call, died, onward, stored, verdicts_of
+from ugaf.monitor import MERGED, ONWARD, Blame, Journal
+from ugaf.outcomes import call, died, failed_row, onward, stored, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
 from ugaf.turns import Turns
@@ -42,22 +44,6 @@ LOADING = "loading"
 """Stands in the journal for a stage while a photograph's columns are read."""
 MORE_DEATHS = 3
 """Deaths over `row_crashes` after which the run stops, since no row can be given up for them."""
-
-
-class Journal(Protocol):
-    """Lives outside the worker's process: remembers what was in hand when a process died, and counts progress."""
-
-    def enter(self, chain: str, fragment: str) -> Blame: ...
-
-    def begin(self, chain: str, fragment: str, stage: str, ids: Sequence[str]) -> None: ...
-
-    def leave(self, chain: str, fragment: str) -> None: ...
-
-    def progress(self, stage: str, counts: Mapping[str, int], seconds: float) -> None: ...
-
-    def put_off(self, why: str) -> None: ...
-
-    def tell(self, line: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -113,6 +99,12 @@ class StageWorker:
                     pass
             self.journal.leave(name, fragment)
 
+    def tell(self, stage: str, counts: Mapping[str, int], seconds: float, failed: Sequence[FailedRow] = ()) -> None:
+        """Count rows that are done. Raises AlikeError where those that failed, in all workers, stop the run."""
+        alike = self.journal.progress(stage, counts, seconds, failed)
+        if alike is not None:
+            raise AlikeError(alike)
+
     def _stop_if_hopeless(self, fragment: str, blame: Blame) -> None:
         """A row that kills is given up and recorded; what kills outside of a row's work would restart for ever."""
         limit = self.task.pipeline.settings.engine.row_crashes + MORE_DEATHS
@@ -125,34 +117,6 @@ class StageWorker:
                 )
 
 
-class _Buffer:
-    """New columns waiting to be committed, in stage order; flushed when they reach the pipeline's flush size."""
-
-    def __init__(self, columns: Columns, fragment: str, stages: Sequence[str]) -> None:
-        self.columns = columns
-        self.fragment = fragment
-        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
-        self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
-        self.bytes = 0
-        self.limit = columns.pipeline.settings.engine.flush_mb << 20
-        self.seconds_limit = columns.pipeline.settings.engine.flush_s
-
-    def add(self, stage: str, rows: Sequence[dict[str, Any]], seconds: float) -> None:
-        self.rows[stage].extend(rows)
-        self.seconds[stage] += seconds
-        self.bytes += sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes))
-
-    def flush(self, force: bool = False) -> None:
-        if not force and self.bytes < self.limit and max(self.seconds.values()) < self.seconds_limit:
-            return
-        for stage, rows in self.rows.items():
-            if rows:
-                self.columns.write(stage, self.fragment, rows, self.seconds[stage])
-        self.rows = {name: [] for name in self.rows}
-        self.seconds = dict.fromkeys(self.seconds, 0.0)
-        self.bytes = 0
-
-
 class _Ingest:
     """The first chain: reads a fragment's sources and stores the images."""
 
@@ -162,7 +126,7 @@ class _Ingest:
         self.skip = skip
         self.blame = blame
         self.places: dict[ingest.SourceRef, int] = {}
-        self.buffer = _Buffer(worker.columns, fragment, [INGEST])
+        self.buffer = Buffer(worker.columns, fragment, [INGEST])
 
     def run(self) -> None:
         given = judge(self.worker.columns, self.fragment, until=INGEST, skip=self.skip)[INGEST]
@@ -210,7 +174,8 @@ class _Ingest:
             row.update(produced.values, sources=produced.sources)
         self.buffer.add(INGEST, [row], seconds)
         counts = {NAMES[FAILED]: 1} if "error" in row else {NAMES[KEPT]: 1, ONWARD: 1}
-        self.worker.journal.progress(INGEST, {**counts, MERGED: len(places) - 1}, seconds)
+        failed = [failed_row(self.fragment, row, produced.values)] if "error" in row else []
+        self.worker.tell(INGEST, {**counts, MERGED: len(places) - 1}, seconds, failed)
 
 
 class _ChainRun:
@@ -238,7 +203,7 @@ class _ChainRun:
         self.done = done
         self.met_stored = False
         self.attempts: dict[tuple[str, str], int] = {}
-        self.buffer = _Buffer(self.columns, fragment, chain)
+        self.buffer = Buffer(self.columns, fragment, chain)
         self.loader = Loader(self.columns, self.verdicts, self.specs)
 
     def run(self) -> bool:
@@ -351,7 +316,7 @@ class _ChainRun:
             attempt = self.attempts.get((stage, entry.id), 0)
             self.buffer.add(stage, [{"id": entry.id, "attempt": attempt, "error": str(died())}], 0.0)
             self.done.add((stage, entry.id))
-            self.worker.journal.progress(stage, {NAMES[FAILED]: 1}, 0.0)
+            self.worker.tell(stage, {NAMES[FAILED]: 1}, 0.0)
 
     def _stage(self, spec: StageSpec, rows: list[Row], alone: bool) -> list[Row]:
         """Run one stage on rows, buffer its columns, and return the rows (or child rows) that go on."""
@@ -375,8 +340,21 @@ class _ChainRun:
             for row, record, code in zip(chunk, records, verdict, strict=True):
                 if code == KEPT:
                     kept.extend(onward(spec, row, record))
-            self.worker.journal.progress(spec.name, {**named, ONWARD: len(kept) - before}, seconds)
+            failed = self._failed(chunk, outcomes, records)
+            self.worker.tell(spec.name, {**named, ONWARD: len(kept) - before}, seconds, failed)
         return kept
+
+    def _failed(
+        self, rows: Sequence[Row], outcomes: Sequence[Outcome], records: Sequence[Mapping[str, Any]]
+    ) -> list[FailedRow]:
+        """The rows of a batch that failed, the first of them with the file that it came from."""
+        failed: list[FailedRow] = []
+        for row, outcome, record in zip(rows, outcomes, records, strict=True):
+            if record.get("error") is not None:
+                base = self.verdicts.parents.get(row.id, row.id)
+                sources = [] if failed else self.loader.values.of(["sources"], [base])[base]["sources"]
+                failed.append(failed_row(self.fragment, {**record, "sources": sources}, outcome))
+        return failed
 
     def _alone(self, stage: Stage, row: Row) -> list[Outcome]:
         if self.blame.deaths.get((stage.name, row.id), 0) >= self.pipeline.settings.engine.row_crashes:

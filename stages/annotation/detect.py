@@ -17,10 +17,11 @@ from pydantic import Field, model_validator
 
 from ugaf import boxes, images, stage
 from ugaf.errors import ConfigError, nearest
+from ugaf.failure import Failure, at_once, each
 from ugaf.models import registry
-from ugaf.models.detector import Detection, Detector, DetectQuery, attempt, phrases
+from ugaf.models.detector import Detection, Detector, DetectQuery, phrases
 from ugaf.needs import Needs, together
-from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import Outcome, Row
 
 OBJECT = pa.struct(
     [
@@ -112,8 +113,9 @@ class Detect(stage.Stage):
                     )
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
-        asked = [attempt(self._query, row) for row in rows]
-        found = iter(self._detect([query for query in asked if isinstance(query, DetectQuery)]))
+        asked = each(self._query, rows)
+        queries = [query for query in asked if isinstance(query, DetectQuery)]
+        found = iter(at_once(self.detector.detect, queries))
         return [query if isinstance(query, Failure) else self._outcome(next(found), query) for query in asked]
 
     def _query(self, row: Row) -> DetectQuery:
@@ -126,20 +128,6 @@ class Detect(stage.Stage):
             caption=row.get("caption"),
             vocabulary=phrases(row[column]) if column else (),
         )
-
-    def _detect(self, queries: list[DetectQuery]) -> list[list[Detection] | Failure]:
-        """The batch at once; where that raises, one by one, so that only the one that cannot be done fails."""
-        if not queries:
-            return []
-        try:
-            found = self.detector.detect(queries)
-        except Exception as error:
-            if len(queries) == 1:
-                return [Failure.of(error)]
-            return [outcome for query in queries for outcome in self._detect([query])]
-        if len(found) != len(queries):
-            raise TypeError(f"detector {self.detector.name!r} gave {len(found)} answers to {len(queries)} photographs")
-        return list(found)
 
     def _outcome(self, found: list[Detection] | Failure, query: DetectQuery) -> Outcome:
         if isinstance(found, Failure):

@@ -22,8 +22,9 @@ from pydantic import Field, field_validator
 
 from ugaf import stage
 from ugaf.errors import nearest
+from ugaf.failure import Failure, attempt
 from ugaf.models import registry
-from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import Outcome, Row
 from ugaf.wording import asks, layout, sampling
 from ugaf.wording.asks import Ask, Options
 from ugaf.wording.composing import Assignment, Brief, Composed, Composer
@@ -124,14 +125,13 @@ class Instruct(stage.Stage):
             return super().__call__(rows)
         outcomes: list[Outcome] = [[] for _ in rows]
         asked: dict[int, Assignment] = {}
+        each = self.writer.instructions_per_request
         for number, row in enumerate(rows):
-            try:
-                assignment = self._assignment(row, self.writer.instructions_per_request)
-            except Exception as error:
-                outcomes[number] = Failure.of(error)
-            else:
-                if assignment.briefs:
-                    asked[number] = assignment
+            assignment = attempt(lambda one: self._assignment(one, each), row)
+            if isinstance(assignment, Failure):
+                outcomes[number] = assignment
+            elif assignment.briefs:
+                asked[number] = assignment
         composed = self.writer.compose(list(asked.values())) if asked else []
         for (number, assignment), answers in zip(asked.items(), composed, strict=True):
             outcomes[number] = self._composed(rows[number], assignment, answers)

@@ -16,12 +16,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
+from ugaf.failure import Failure, attempt
 from ugaf.models import registry, screen_rules
 from ugaf.models.registry import ScreenerSpec
 from ugaf.models.screen_faces import Faces
 from ugaf.models.screen_rules import Edit
 from ugaf.models.screeners import Ruling, Screener
-from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import Outcome, Row
 
 RULES = "rules"
 
@@ -76,12 +77,11 @@ class Screen(stage.Stage):
         def passing() -> Iterator[Edit]:
             # Taken one by one: the rules of the next edit are tried while the model thinks about the last ones.
             for number, row in enumerate(rows):
-                try:
-                    edit = screen_rules.read(row)
-                    broken = self.rules.broken(edit)
-                except Exception as error:
-                    outcomes[number] = Failure.of(error)
+                known = attempt(self._by_rules, row)
+                if isinstance(known, Failure):
+                    outcomes[number] = known
                     continue
+                edit, broken = known
                 if broken:
                     outcomes[number] = _columns(RULES, Ruling(*broken))
                     continue
@@ -92,6 +92,11 @@ class Screen(stage.Stage):
         for number, ruling in zip(passed, rulings, strict=True):
             outcomes[number] = ruling if isinstance(ruling, Failure) else _columns(self.screener.name, ruling)
         return [outcomes[number] for number in range(len(rows))]
+
+    def _by_rules(self, row: Row) -> tuple[Edit, screen_rules.Found | None]:
+        """The edit, and the rule that it breaks."""
+        edit = screen_rules.read(row)
+        return edit, self.rules.broken(edit)
 
 
 def _columns(screener: str, ruling: Ruling) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from pydantic import Field
 
 from ugaf import stage, watermarks
 from ugaf.boxes import crop
+from ugaf.failure import Failure, at_once, each
 from ugaf.models import registry
-from ugaf.models.detector import attempt
 from ugaf.models.readers import Line, Reader
-from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import Outcome, Row
 
 
 class Text(stage.Stage):
@@ -60,24 +60,13 @@ class Text(stage.Stage):
         self.reader: Reader = registry.build("reader", self.settings.reader, self.servers)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
-        pictures = [attempt(lambda row: row.photo(self.settings.side), row) for row in rows]
-        answers = iter(self._read([picture for picture in pictures if not isinstance(picture, Failure)]))
+        pictures = each(lambda row: row.photo(self.settings.side), rows)
+        sound = [picture for picture in pictures if not isinstance(picture, Failure)]
+        answers = iter(at_once(self.reader.read, sound))
         return [
             picture if isinstance(picture, Failure) else self._outcome(row, picture, next(answers))
             for row, picture in zip(rows, pictures, strict=True)
         ]
-
-    def _read(self, pictures: list[np.ndarray]) -> list[list[Line] | Failure]:
-        """The batch at once; where that raises, one by one, so that only the one that cannot be read fails."""
-        try:
-            found = self.reader.read(pictures) if pictures else []
-        except Exception as error:
-            if len(pictures) == 1:
-                return [Failure.of(error)]
-            return [outcome for picture in pictures for outcome in self._read([picture])]
-        if len(found) != len(pictures):
-            raise TypeError(f"reader {self.reader.name!r} gave {len(found)} answers to {len(pictures)} photographs")
-        return list(found)
 
     def _outcome(self, row: Row, picture: np.ndarray, found: list[Line] | Failure) -> Outcome:
         if isinstance(found, Failure):

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ugaf import images, stage
 from ugaf.errors import nearest
+from ugaf.failure import each, through
 from ugaf.models import registry
 from ugaf.models.editor import Edit, EditObject, Editor, EditRequest
 from ugaf.models.registry import EngineOf
@@ -132,25 +133,18 @@ class GenerateEdit(stage.Stage):
             self._editor(ONLY)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        requests: dict[str, dict[int, EditRequest]] = {}
-        for place, row in enumerate(rows):
-            try:
-                requests.setdefault(self._name(row), {})[place] = self._request(row)
-            except Exception as error:
-                outcomes[place] = Failure.of(error)
-        for name, given in requests.items():
-            outcomes.update(self._edit(self._editor(name), given))
+        names = each(self._name, rows)
+        outcomes: dict[int, Outcome] = {place: name for place, name in enumerate(names) if isinstance(name, Failure)}
+        for name in dict.fromkeys(name for name in names if isinstance(name, str)):
+            places = [place for place, other in enumerate(names) if other == name]
+            outcomes.update(zip(places, self._edit(self._editor(name), [rows[place] for place in places]), strict=True))
         return [outcomes[place] for place in range(len(rows))]
 
-    def _edit(self, editor: Editor, requests: Mapping[int, EditRequest]) -> dict[int, Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        for place, answer in zip(requests, editor.edit(list(requests.values())), strict=True):
-            try:
-                outcomes[place] = answer if isinstance(answer, Failure) else self._columns(editor, answer)
-            except Exception as error:
-                outcomes[place] = Failure.of(error)
-        return outcomes
+    def _edit(self, editor: Editor, rows: Sequence[Row]) -> Sequence[Outcome]:
+        def columns(answer: Edit | Failure) -> Outcome:
+            return answer if isinstance(answer, Failure) else self._columns(editor, answer)
+
+        return each(columns, through(self._request, rows, lambda requests: editor.edit(list(requests))))
 
     def _name(self, row: Row) -> str:
         """The name of the row's editor."""

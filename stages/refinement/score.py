@@ -12,8 +12,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
+from ugaf.failure import through
 from ugaf.models import registry
-from ugaf.models.pairs import Pair, judged, prepare, unshared
+from ugaf.models.pairs import Pair, prepare, unshared
 from ugaf.models.registry import ScorerSpec
 from ugaf.models.scorer import Scores
 from ugaf.stage import Failure, Outcome, Row, Stage
@@ -54,7 +55,7 @@ class Score(Stage):
         self.alone = self.needs(self.settings).own_pool
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
-        return [self._columns(scores) for scores in judged(rows, self._pair, self.scorer.score)]
+        return [self._columns(scores) for scores in through(self._pair, rows, self.scorer.score)]
 
     def _pair(self, row: Row) -> Pair:
         # In a pool of its own no other stage wants the decoded images.

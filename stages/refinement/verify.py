@@ -16,8 +16,9 @@ from pydantic import Field
 
 from ugaf import boxes, images, quality, stage
 from ugaf.boxes import Box
+from ugaf.failure import through
 from ugaf.models import registry
-from ugaf.models.pairs import Pair, judged, prepare, resize_mask, scaled, unshared
+from ugaf.models.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.registry import VerifierSpec
 from ugaf.models.verifier import Case, Verification
 from ugaf.models.verifiers import GLOBAL_TASKS
@@ -72,7 +73,7 @@ class Verify(Stage):
             fidelity[row.id] = case.background_psnr, case.background_ssim
             return case
 
-        answers = judged(rows, prepared, self.verifier.verify)
+        answers = through(prepared, rows, self.verifier.verify)
         return [self._columns(answer, fidelity.get(row.id)) for row, answer in zip(rows, answers, strict=True)]
 
     def _columns(self, answer: Verification | Failure, fidelity: tuple[float | None, float | None] | None) -> Outcome:

@@ -13,11 +13,11 @@ from ugaf.bench.items import Benchmark, Item, Pictures, chunks
 from ugaf.bench.settings import BenchSettings, link_to
 from ugaf.bench.store import Store
 from ugaf.errors import ConfigError, nearest
+from ugaf.failure import Failure, attempt
 from ugaf.models import registry
 from ugaf.models.editor import Edit, Editor, EditRequest
 from ugaf.models.pairs import seed_of
 from ugaf.needs import install_hint
-from ugaf.stage import Failure
 
 DATASET = "dataset"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -147,12 +147,15 @@ class EditorEdits:
     ) -> None:
         requests: dict[str, EditRequest] = {}
         for item, pictures in zip(chunk, benchmark.read(chunk), strict=True):
-            try:
-                if isinstance(pictures, Failure):
-                    raise images.ImageError(str(pictures))
-                requests[item.key] = self._request(item, pictures, protocol)
-            except Exception as error:
-                store.put("edits", item.key, {"error": str(Failure.of(error))})
+            request: EditRequest | Failure
+            if isinstance(pictures, Failure):
+                request = pictures
+            else:
+                request = attempt(lambda one: self._request(*one), (item, pictures, protocol))
+            if isinstance(request, EditRequest):
+                requests[item.key] = request
+            else:
+                store.put("edits", item.key, {"error": str(request)})
         for key, answer in zip(requests, editor.edit(list(requests.values())), strict=True):
             if isinstance(answer, Edit) and answer.edited is not None:
                 store.put_picture(key, images.encode(answer.edited))

@@ -16,7 +16,7 @@ from ugaf.bench.protocols import PROTOCOLS, Case, Protocol, Values
 from ugaf.bench.report import Result
 from ugaf.bench.settings import BenchSettings
 from ugaf.bench.store import Store, digest
-from ugaf.stage import Failure
+from ugaf.failure import Failure, attempt
 
 CHUNK = 16
 """Items whose pictures are in memory at once."""
@@ -91,24 +91,25 @@ def _turn(item: Item, pictures: Pictures | Failure, protocol: Protocol, edits: E
         return Turn(item, missing=True)
     if isinstance(edited, Failure):
         return Turn(item, failed={"edit": str(edited)})
-    try:
-        source = images.decode(pictures.source)
-        reference = images.decode(pictures.edited) if pictures.edited is not None else None
-        around = protocol.boxes(item, source, reference)
-        case = Case(item, source, images.decode(edited), around)
-    except Exception as error:
-        return Turn(item, failed={"pictures": str(Failure.of(error))})
-    return Turn(item, case, digest(pictures.source, edited, around))
+    case = attempt(lambda found: _case(item, found, edited, protocol), pictures)
+    if isinstance(case, Failure):
+        return Turn(item, failed={"pictures": str(case)})
+    return Turn(item, case, digest(pictures.source, edited, case.boxes))
+
+
+def _case(item: Item, pictures: Pictures, edited: bytes, protocol: Protocol) -> Case:
+    source = images.decode(pictures.source)
+    reference = images.decode(pictures.edited) if pictures.edited is not None else None
+    return Case(item, source, images.decode(edited), protocol.boxes(item, source, reference))
 
 
 def _measure(turn: Turn, case: Case, protocol: Protocol, store: Store, retry: bool) -> None:
     of = digest(turn.made_from, protocol.name, protocol.version, protocol.identity())
     if _taken("measured", turn, of, store, retry):
         return
-    try:
-        values = protocol.measure(case)
-    except Exception as error:
-        _keep_failure("measured", turn, of, Failure.of(error), store)
+    values = attempt(protocol.measure, case)
+    if isinstance(values, Failure):
+        _keep_failure("measured", turn, of, values, store)
     else:
         _keep("measured", turn, of, values, store)
 

@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+
 SourceKind = Literal["file", "tar", "parquet", "pair", "record", "sample"]
+SourceKind = Literal["file", "tar", "parquet", "pair", "sample"]
+from ugaf.failure import RowError
 
 
-class SourceError(Exception):
+class SourceError(RowError):
     """A source that cannot be read; the message says why, without the source's name."""
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+from ugaf.failure import Failure, attempt
 from ugaf.models.chat import Answer, Chat, ChatRequest
-from ugaf.stage import Failure
 
 T = TypeVar("T")
 
@@ -33,12 +33,11 @@ def ask_all(
 
     def requests() -> Iterator[ChatRequest]:
         for item in items:
-            try:
-                asked = list(questions(item))
-            except Exception as error:
-                groups.append(Failure.of(error))
-                continue
+            asked = attempt(lambda one: list(questions(one)), item)
             del item
+            if isinstance(asked, Failure):
+                groups.append(asked)
+                continue
             groups.append([question.label for question in asked])
             while asked:
                 yield asked.pop(0).request

@@ -13,15 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from ugaf.boxes import Box
-from ugaf.stage import Failure
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from ugaf.failure import Failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +91,6 @@ class Detector(Protocol):
         A query that cannot be answered fails alone. What makes the whole batch raise costs a second try, one by one.
         """
         ...
-
-
-def one_by_one(
-    function: Callable[[DetectQuery], list[Detection]], queries: Iterable[DetectQuery]
-) -> list[list[Detection] | Failure]:
-    """`detect` for a detector that takes photographs one at a time."""
-    return [attempt(function, query) for query in queries]
-
-
-def attempt(function: Callable[[Item], Result], item: Item) -> Result | Failure:
-    """The function's result, or what it raised as the item's Failure; StopRun is nobody's failure and goes on."""
-    try:
-        return function(item)
-    except Exception as error:
-        return Failure.of(error)
 
 
 def phrases(value: Any) -> tuple[str, ...]:

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ugaf.boxes import Box
-from ugaf.stage import Failure
+from ugaf.failure import Failure, RowError
 
 
-class EditError(Exception):
+class EditError(RowError):
     """An edit that cannot be made; the message says why, and `kind` is the failure's type in the funnel."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -21,17 +21,18 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ugaf import images
+from ugaf.failure import Failure, each, through
 from ugaf.models import placement
 from ugaf.models.chat import chat_needs, transport
 from ugaf.models.chat.reply import AnswerError, shown
 from ugaf.models.chat.server_client import ServerClient
 from ugaf.models.chat.transport import STEADY, Pace
-from ugaf.models.editor import Edit, EditError, EditRequest
+from ugaf.models.editor import Edit, EditRequest
 from ugaf.models.placement import PlacementSettings, Prepared, WorkingSize
 from ugaf.models.registry import ServerName
 from ugaf.models.servers import Servers
 from ugaf.needs import Needs
-from ugaf.stage import Failure, Settings
+from ugaf.stage import Settings
 
 BATCH_ROWS = 16
 """Rows of one fragment in hand at once: with their photographs they are what fills a worker's memory."""
@@ -103,29 +104,19 @@ class ImagesAPIEditor:
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Edit | Failure]:
         """One answer a request, in order. Raises StopRun if the server is gone, or refuses the key or the model."""
-        answers: dict[int, Edit | Failure] = {}
-        prepared: dict[int, Prepared] = {}
-        pictures = self._client.ask(self._forms(requests, prepared, answers))
-        for place, picture in zip(prepared, pictures, strict=True):
-            answers[place] = picture if isinstance(picture, Failure) else _finished(prepared[place], picture)
-        return [answers[place] for place in range(len(requests))]
-
-    def _forms(
-        self, requests: Sequence[EditRequest], prepared: dict[int, Prepared], failed: dict[int, Edit | Failure]
-    ) -> Iterator[ImageForm]:
-        """Made when there is room for them. A request that cannot be sent is put into `failed`."""
         working = WorkingSize(self.settings.area, self.settings.multiple)
-        for place, request in enumerate(requests):
-            try:
-                ready = placement.prepare(request, self.settings.placement, working, self.settings.inpaint)
-                form = self._form(ready, request.seed)
-            except EditError as error:
-                failed[place] = Failure(error.kind, str(error))
-            except Exception as error:
-                failed[place] = Failure.of(error)
-            else:
-                prepared[place] = ready
-                yield form
+        prepared: list[Prepared] = []
+
+        def form(request: EditRequest) -> ImageForm:
+            ready = placement.prepare(request, self.settings.placement, working, self.settings.inpaint)
+            made = self._form(ready, request.seed)
+            prepared.append(ready)
+            return made
+
+        def finished(forms: Iterator[ImageForm]) -> list[Edit | Failure]:
+            return each(_finished, zip(self._client.ask(forms), prepared, strict=True))
+
+        return through(form, requests, finished)
 
     def _form(self, prepared: Prepared, seed: int) -> ImageForm:
         given = self.settings
@@ -193,10 +184,6 @@ def read_picture(said: Any) -> np.ndarray:
         raise AnswerError("BadAnswer", f"the answer's picture cannot be read: {error}") from error
 
 
-def _finished(prepared: Prepared, picture: np.ndarray) -> Edit | Failure:
-    try:
-        return placement.finish(prepared, picture)
-    except EditError as error:
-        return Failure(error.kind, str(error))
-    except Exception as error:
-        return Failure.of(error)
+def _finished(answer: tuple[np.ndarray | Failure, Prepared]) -> Edit | Failure:
+    picture, prepared = answer
+    return picture if isinstance(picture, Failure) else placement.finish(prepared, picture)

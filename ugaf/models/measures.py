@@ -12,8 +12,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from ugaf import quality
+from ugaf.failure import Failure, each
 from ugaf.models.scorer import Pair, Scores
-from ugaf.stage import Failure
 
 SMOOTH_TASKS = frozenset({"style", "background", "tone"})
 """Tasks whose result may rightly be smoother than its source inside the change (oil paint, a blurred backdrop)."""
@@ -43,13 +43,7 @@ class MeasureScorer:
         self.settings = settings or MeasureScorer.Settings()
 
     def score(self, pairs: Iterable[Pair]) -> list[Scores | Failure]:
-        results: list[Scores | Failure] = []
-        for pair in pairs:
-            try:
-                results.append(self._one(pair))
-            except Exception as error:
-                results.append(Failure.of(error))
-        return results
+        return each(self._one, pairs)
 
     def _one(self, pair: Pair) -> Scores:
         before, after = quality.lightness(pair.source), quality.lightness(pair.edited)

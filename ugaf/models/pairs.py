@@ -8,9 +8,9 @@ way, and no more.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from ugaf import boxes, images
 from ugaf.boxes import Box
 from ugaf.registration import on_one_grid
-from ugaf.stage import Failure, Row, RowError
+from ugaf.stage import Row, RowError
 
 T = TypeVar("T")
 
@@ -85,30 +85,3 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def unshared(row: Row) -> Row:
     """The same row with a memory of its own for decoded images: they go when it goes, not at the end of the batch."""
     return Row(row.id, row.values, unshared(row.parent) if row.parent is not None else None)
-
-
-def judged(
-    rows: Sequence[Row], prepare: Callable[[Row], T], judge: Callable[[Iterator[T]], Iterable[Any]]
-) -> list[Any]:
-    """What `judge` says of each row, in order; a Failure for a row that could not be prepared.
-
-    `judge` is called once for all rows, with an iterator that prepares the next row when it is asked for it.
-    """
-    failures: dict[int, Failure] = {}
-
-    def prepared() -> Iterator[T]:
-        for index, row in enumerate(rows):
-            try:
-                item = prepare(row)
-            except Exception as error:
-                failures[index] = Failure.of(error)
-            else:
-                yield item
-                del item
-
-    answers = list(judge(prepared()))
-    if len(answers) != len(rows) - len(failures):
-        expected = len(rows) - len(failures)
-        raise RuntimeError(f"{judge!r} gave {len(answers)} answers for {expected} pairs: it must give one for each")
-    following = iter(answers)
-    return [failures[index] if index in failures else next(following) for index in range(len(rows))]

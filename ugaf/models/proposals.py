@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import boxes
 from ugaf.boxes import Box
+from ugaf.failure import each
 from ugaf.models import object_masks, region_trees, segmentation
-from ugaf.models.detector import Detection, DetectQuery, one_by_one
+from ugaf.models.detector import Detection, DetectQuery
 from ugaf.models.segmentation import Regions
 from ugaf.stage import Failure
 
@@ -99,7 +100,7 @@ class ProposalDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: its objects, best first."""
-        return one_by_one(lambda query: self._detect(query.photo()), queries)
+        return each(lambda query: self._detect(query.photo()), queries)
 
     def _detect(self, image: np.ndarray) -> list[Detection]:
         longer = max(image.shape[:2])

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import boxes, marks, stage, verification
 from ugaf.boxes import Box
+from ugaf.failure import Failure, RowError, each
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -27,7 +28,6 @@ from ugaf.models.pairs import Pair, seed_of
 from ugaf.models.registry import ServerName
 from ugaf.models.verifier import Case, Ratings, Verification
 from ugaf.needs import Needs
-from ugaf.stage import Failure, RowError
 from ugaf.verification import Evidence, Verdict, worst
 
 if TYPE_CHECKING:
@@ -55,13 +55,7 @@ class RuleVerifier:
         self.settings = settings or RuleVerifier.Settings()
 
     def verify(self, cases: Iterable[Case]) -> list[Verification | Failure]:
-        results: list[Verification | Failure] = []
-        for case in cases:
-            try:
-                results.append(self._one(case))
-            except Exception as error:
-                results.append(Failure.of(error))
-        return results
+        return each(self._one, cases)
 
     def _one(self, case: Case) -> Verification:
         params = parameters(case.params)

@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from ugaf import images, marks
+from ugaf.failure import Failure, attempt
 from ugaf.models import prompts, vlm_writer_answers
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.registry import ServerName
 from ugaf.needs import Needs
-from ugaf.stage import Failure, Settings
+from ugaf.stage import Settings
 from ugaf.wording.composing import Assignment, Brief, Composed, Composition
 from ugaf.wording.layout import Layout, Target, where
 from ugaf.wording.places import Place
@@ -95,14 +96,12 @@ class VLMWriter:
 
         def requests() -> Iterator[ChatRequest]:
             for number, assignment in enumerate(assignments):
-                try:
-                    photo = images.decode(assignment.image)
-                    small = _reduced(photo, self.settings.image_side)
-                    crops = [self._crops(brief, assignment.layout, photo) for brief in assignment.briefs]
-                except Exception as error:
-                    composed[number] = [Failure.of(error)] * len(assignment.briefs)
+                pictures = attempt(self._pictures, assignment)
+                if isinstance(pictures, Failure):
+                    composed[number] = [pictures] * len(assignment.briefs)
                     continue
-                del photo
+                small, crops = pictures
+                del pictures
                 for brief in assignment.briefs:
                     asked.append(number)
                     yield self._request(assignment, brief, small, crops.pop(0))
@@ -110,6 +109,12 @@ class VLMWriter:
         for number, answer in zip(asked, self.chat.ask(requests()), strict=True):
             composed[number].append(answer if isinstance(answer, Failure) else _composed(answer))
         return composed
+
+    def _pictures(self, assignment: Assignment) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+        """The photograph as it is sent, and the crops of each brief."""
+        photo = images.decode(assignment.image)
+        crops = [self._crops(brief, assignment.layout, photo) for brief in assignment.briefs]
+        return _reduced(photo, self.settings.image_side), crops
 
     def _crops(self, brief: Brief, layout: Layout, photo: np.ndarray) -> list[np.ndarray]:
         """What each marked box shows, from the photograph at its full size."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ugaf.failure import RowError
 from ugaf.models.chat import ChatRequest, Token
 from ugaf.models.chat.tokens import tokens_of
 
@@ -18,7 +19,7 @@ SHOWN = 300
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
-class AnswerError(Exception):
+class AnswerError(RowError):
     """An answer that cannot be used; another seed may give a better one. kind: the type of the Failure."""
 
     def __init__(self, kind: str, message: str) -> None:

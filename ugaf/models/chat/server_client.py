@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from ugaf.errors import StopRun
+from ugaf.failure import Failure
 from ugaf.models.chat import transport
 from ugaf.models.chat.endpoints import Endpoint, Endpoints
 from ugaf.models.chat.reply import AnswerError
 from ugaf.models.chat.transport import STEADY, Pace, TryError
 from ugaf.models.servers import ServerLink
-from ugaf.stage import Failure
 
 REFUSED_AT_FIRST = 20
 """Requests refused (HTTP 4xx), with none answered, after which the run stops: it would be so for every row."""

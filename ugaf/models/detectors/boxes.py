@@ -15,7 +15,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ugaf import stage
 from ugaf.errors import nearest
-from ugaf.models.detector import Detection, DetectQuery, one_by_one, ranked
+from ugaf.failure import each
+from ugaf.models.detector import Detection, DetectQuery, ranked
 from ugaf.models.detectors.box_table import ROLES, BoxTable, Entry, content_of
 from ugaf.needs import Needs
 from ugaf.stage import Failure, RowError
@@ -86,7 +87,7 @@ class BoxesDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: the table's boxes, best first; those without a score keep the table's order."""
-        return one_by_one(self._detect, queries)
+        return each(self._detect, queries)
 
     def _detect(self, query: DetectQuery) -> list[Detection]:
         keys = [query.id] if self.settings.key == "id" else list(query.sources)

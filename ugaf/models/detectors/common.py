@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from ugaf.errors import ConfigError, StopRun
+from ugaf.failure import Failure, RowError, at_once
 from ugaf.models.detector import DetectQuery, phrases
 from ugaf.needs import Needs, install_hint
-from ugaf.stage import Failure, RowError, Settings, operational
+from ugaf.stage import Settings, operational
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -119,16 +120,12 @@ def by_halves(
 
     Raises StopRun when the GPU itself has failed: nothing that this process does on it can succeed any more.
     """
-    try:
-        return list(function(batch))
-    except Exception as error:
-        broken = getattr(torch, "AcceleratorError", None)
-        if broken is not None and isinstance(error, broken):
-            raise StopRun(f"the GPU failed, and its worker with it: {error}") from error
-        if len(batch) == 1:
-            return [Failure.of(error)]
-        message = error
-    if isinstance(message, torch.OutOfMemoryError):
+    return at_once(function, batch, "halves", after=lambda error, _: _recover(torch, error))
+
+
+def _recover(torch: Any, error: BaseException) -> None:
+    broken = getattr(torch, "AcceleratorError", None)
+    if broken is not None and isinstance(error, broken):
+        raise StopRun(f"the GPU failed, and its worker with it: {error}") from error
+    if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
-    middle = len(batch) // 2
-    return by_halves(torch, function, batch[:middle]) + by_halves(torch, function, batch[middle:])

@@ -59,7 +59,7 @@ class MMDetDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: its objects, best first."""
-        return [outcome for query in queries for outcome in by_halves(self._torch, self._run, [query])]
+        return [one for query in queries for one in by_halves(self._torch, self._run, [query])]
 
     def _run(self, queries: Sequence[DetectQuery]) -> list[list[Detection]]:
         # MMDetection's pipelines expect the channels as OpenCV reads them, and take images one after another.

@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import Field
 
 from ugaf.errors import ConfigError
-from ugaf.models.detector import Detection, DetectQuery, attempt, detections_of, ranked
+from ugaf.failure import each
+from ugaf.models.detector import Detection, DetectQuery, detections_of, ranked
 from ugaf.models.detectors import grounding
 from ugaf.models.detectors.common import (
     GPU_SHARE,
@@ -129,7 +130,7 @@ class TransformersDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: its objects, best first."""
-        found = [attempt(lambda item: self._prepared(*item), item) for item in enumerate(queries)]
+        found = each(lambda item: self._prepared(*item), enumerate(queries))
         works = [work for prepared in found if not isinstance(prepared, Failure) for work in prepared]
         parts: dict[int, list[list[Detection] | Failure]] = {index: [] for index in range(len(queries))}
         for batch in grouped(works, self._key, self.settings.batch_size):

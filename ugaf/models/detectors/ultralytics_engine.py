@@ -25,7 +25,8 @@ from pydantic import Field, field_validator
 
 from ugaf import images
 from ugaf.errors import ConfigError
-from ugaf.models.detector import Detection, DetectQuery, attempt, detections_of
+from ugaf.failure import each
+from ugaf.models.detector import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.common import (
     GPU_SHARE,
     BatchSettings,
@@ -134,7 +135,7 @@ class UltralyticsDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: its objects, best first."""
-        prepared = [attempt(lambda item: self._prepared(*item), item) for item in enumerate(queries)]
+        prepared = each(lambda item: self._prepared(*item), enumerate(queries))
         found: list[list[Detection] | Failure] = [work if isinstance(work, Failure) else [] for work in prepared]
         works = [work for work in prepared if isinstance(work, Work)]
         for batch in grouped(

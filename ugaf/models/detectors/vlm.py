@@ -9,7 +9,7 @@ made up: `score` is null, and the stage's `min_score` does not apply.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import cv2
@@ -17,11 +17,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ugaf import images
+from ugaf.failure import through
 from ugaf.models import prompts
 from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
-from ugaf.models.detector import Detection, DetectQuery, attempt, pixel_box
+from ugaf.models.detector import Detection, DetectQuery, pixel_box
 from ugaf.models.detectors.common import VocabularySettings
 from ugaf.models.pairs import seed_of
 from ugaf.models.registry import ServerName
@@ -75,25 +76,11 @@ class VLMDetector:
 
     def detect(self, queries: Sequence[DetectQuery]) -> list[list[Detection] | Failure]:
         """For each photograph: the objects that the model names; all photographs are asked about at once."""
-        found: list[list[Detection] | Failure] = [[] for _ in queries]
-        asked: list[int] = []
-
-        def requests() -> Iterator[ChatRequest]:
-            for index, query in enumerate(queries):
-                request = attempt(self._request, query)
-                if isinstance(request, Failure):
-                    found[index] = request
-                else:
-                    asked.append(index)
-                    yield request
-
-        answers = self._chat.ask(requests())
-        for index, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Failure):
-                found[index] = answer
-            else:
-                found[index] = self._read(answer.value, queries[index])
-        return found
+        answers = through(self._request, queries, self._chat.ask)
+        return [
+            answer if isinstance(answer, Failure) else self._read(answer.value, query)
+            for query, answer in zip(queries, answers, strict=True)
+        ]
 
     def _request(self, query: DetectQuery) -> ChatRequest:
         settings, photo = self.settings, query.photo()

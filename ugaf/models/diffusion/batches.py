@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ugaf.errors import StopRun
-from ugaf.stage import Failure
+from ugaf.failure import Failure, at_once
 
 
 class Batches:
@@ -35,30 +35,31 @@ class Batches:
         done: list[Any | Failure] = []
         while len(done) < len(jobs):
             size = min(self.limits.get(bucket, self.size), len(jobs) - len(done))
-            done += self._try(bucket, jobs[len(done) : len(done) + size], work)
+            try:
+                some = jobs[len(done) : len(done) + size]
+                done += at_once(work, some, failure=self._failure, after=self._after)
+            except _NoRoomError as error:
+                self.limits[bucket] = error.count // 2
         return done
 
-    def _try(
-        self, bucket: Hashable, jobs: Sequence[Any], work: Callable[[Sequence[Any]], Sequence[Any]]
-    ) -> list[Any | Failure]:
-        try:
-            results = list(work(jobs))
-            if len(results) != len(jobs):
-                raise RuntimeError(f"{len(results)} results for {len(jobs)} pictures")
-            return results
-        except Exception as error:
-            meaning = self._classify(error)
-            if meaning == "device":
-                raise StopRun(f"the device cannot be used any more: {error}") from error
-            failure = _no_memory(error) if meaning == "memory" else Failure.of(error)
-        # Out of the handler: its traceback held the failed call's tensors.
+    def _failure(self, error: BaseException) -> Failure:
+        return _no_memory(error) if self._classify(error) == "memory" else Failure.of(error)
+
+    def _after(self, error: BaseException, count: int) -> None:
+        meaning = self._classify(error)
+        if meaning == "device":
+            raise StopRun(f"the device cannot be used any more: {error}") from error
         self._recover()
-        if len(jobs) == 1:
-            return [failure]
-        if meaning == "memory":
-            self.limits[bucket] = len(jobs) // 2
-            return []
-        return [result for job in jobs for result in self._try(bucket, [job], work)]
+        if meaning == "memory" and count > 1:
+            raise _NoRoomError(count)
+
+
+class _NoRoomError(Exception):
+    """So many jobs at once do not fit."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
 
 
 def _no_memory(error: BaseException) -> Failure:

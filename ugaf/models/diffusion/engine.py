@@ -12,6 +12,7 @@ both.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 
 from ugaf import boxes
+from ugaf.failure import Failure, attempt
 from ugaf.models import placement
 from ugaf.models.diffusion import families, loading
 from ugaf.models.diffusion.batches import Batches
@@ -31,7 +33,6 @@ from ugaf.models.diffusion.settings import DiffusersSettings
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.models.placement import Prepared
 from ugaf.needs import Needs
-from ugaf.stage import Failure
 
 
 class DiffusersEditor:
@@ -88,16 +89,17 @@ class DiffusersEditor:
         answers: dict[int, Edit | Failure] = {}
         buckets: dict[families.Size, list[tuple[int, Prepared]]] = {}
         for place, request in enumerate(requests):
-            try:
-                prepared = self._prepare(request)
+            prepared = attempt(self._prepare, request)
+            if isinstance(prepared, Failure):
+                answers[place] = prepared
+            else:
                 buckets.setdefault(prepared.size, []).append((place, prepared))
-            except Exception as error:
-                answers[place] = _failure(error)
         for size, members in buckets.items():
             jobs = [(prepared, requests[place].seed) for place, prepared in members]
             results = self.batches.run(size, jobs, self._generate)
             for (place, prepared), result in zip(members, results, strict=True):
-                answers[place] = result if isinstance(result, Failure) else _finished(prepared, result)
+                finish = functools.partial(_finished, prepared)
+                answers[place] = result if isinstance(result, Failure) else attempt(finish, result)
         return [answers[place] for place in range(len(requests))]
 
     def _prepare(self, request: EditRequest) -> Prepared:
@@ -147,20 +149,13 @@ def _at_size(prepared: Prepared, size: families.Size) -> Prepared:
     return replace(prepared, image=image, mask=mask, boxes=told)
 
 
-def _finished(prepared: Prepared, image: np.ndarray) -> Edit | Failure:
-    try:
-        if not np.isfinite(image).all():
-            raise EditError("BadAnswer", "the model gave values that are no numbers; try dtype: bfloat16 or float32")
-        pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-        if (np.ptp(pixels, axis=(0, 1)) == 0).all():
-            raise EditError("BlankAnswer", f"the model gave a picture of one colour, {tuple(pixels[0, 0].tolist())}")
-        return placement.finish(prepared, pixels)
-    except Exception as error:
-        return _failure(error)
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(error.kind, str(error)) if isinstance(error, EditError) else Failure.of(error)
+def _finished(prepared: Prepared, image: np.ndarray) -> Edit:
+    if not np.isfinite(image).all():
+        raise EditError("BadAnswer", "the model gave values that are no numbers; try dtype: bfloat16 or float32")
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    if (np.ptp(pixels, axis=(0, 1)) == 0).all():
+        raise EditError("BlankAnswer", f"the model gave a picture of one colour, {tuple(pixels[0, 0].tolist())}")
+    return placement.finish(prepared, pixels)
 
 
 def _meaning(error: BaseException) -> str:

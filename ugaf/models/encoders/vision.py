@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from ugaf.errors import ConfigError
-from ugaf.models.detector import attempt
+from ugaf.failure import each
 from ugaf.models.detectors.common import GPU_SHARE, BatchSettings, by_halves, gpu_needs, grouped
 from ugaf.models.encoders import Photo
 from ugaf.needs import Needs
@@ -101,7 +101,7 @@ def look(
     A photograph that cannot be decoded or prepared fails alone. A batch that raises is halved, down to the photograph
     that is the cause. Raises StopRun when the GPU itself has failed.
     """
-    ready = [attempt(lambda one: Work(one[0], prepare(one[1]())), item) for item in enumerate(photos)]
+    ready = each(lambda one: Work(one[0], prepare(one[1]())), enumerate(photos))
     answers: list[np.ndarray | Failure | None] = [one if isinstance(one, Failure) else None for one in ready]
 
     def answered(batch: Sequence[Work]) -> list[np.ndarray]:

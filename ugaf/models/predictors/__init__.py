@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ugaf.models.detector import attempt
+from ugaf.failure import attempt
 from ugaf.models.encoders import Photo
 from ugaf.stage import Failure
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.errors import ConfigError
-from ugaf.models.detector import attempt
+from ugaf.failure import each
 from ugaf.models.readers import Line
 from ugaf.needs import Needs, install_hint
 from ugaf.stage import Failure, Settings
@@ -72,7 +72,7 @@ class RapidOCRReader:
 
     def read(self, pictures: Sequence[np.ndarray]) -> list[list[Line] | Failure]:
         """For each picture: its lines from top to bottom, then from left to right."""
-        return [attempt(self._read, picture) for picture in pictures]
+        return each(self._read, pictures)
 
     def _read(self, picture: np.ndarray) -> list[Line]:
         if min(picture.shape[:2]) < SHORTEST_SIDE:

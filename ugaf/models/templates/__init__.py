@@ -10,6 +10,7 @@ After the model-free template synthesis and the task inversion of the FireRed-Im
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ugaf import blending
 from ugaf.blending import Layer
 from ugaf.errors import nearest
+from ugaf.failure import Failure, attempt
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.models.templates.background import background
 from ugaf.models.templates.compose import remove, replace
@@ -29,7 +31,6 @@ from ugaf.models.templates.scene import Scene
 from ugaf.models.templates.style import style
 from ugaf.models.templates.text import add_text, replace_text
 from ugaf.models.templates.tone import tone
-from ugaf.stage import Failure
 
 OPERATIONS: dict[str, Callable[[Scene, Mapping[str, Any]], Layer]] = {
     "recolor": recolor,
@@ -81,12 +82,10 @@ class TemplateEditor:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: EditRequest) -> Edit | Failure:
-        try:
-            return self._make(request)
-        except EditError as error:
-            return Failure(error.kind, str(error))
-        except Exception as error:
-            return Failure(type(error).__name__, f"{request.task} failed: {error}")
+        edit = attempt(self._make, request)
+        if isinstance(edit, Failure) and not edit.foreseen:
+            return dataclasses.replace(edit, message=f"{request.task} failed: {edit.message}")
+        return edit
 
     def _make(self, request: EditRequest) -> Edit:
         scene = Scene.of(request, self.settings.largest_fill)
