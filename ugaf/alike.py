@@ -70,6 +70,7 @@ def shape(error: str) -> str:
     line = " ".join(message.split())
     for pattern, sign in ((_QUOTED, "'…'"), (_PLACE, "…"), (_NUMBER, "#")):
         line = pattern.sub(sign, line)
+    line = re.sub(r"…(?: …)+", "…", line)
     return f"{kind}: {line[:SHAPE_CHARACTERS]}"
 
 
