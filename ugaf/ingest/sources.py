@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from ugaf.failure import RowError
 
 SourceKind = Literal["file", "tar", "parquet", "pair", "record", "sample"]
-SourceKind = Literal["file", "tar", "parquet", "pair", "sample"]
-from ugaf.failure import RowError
 
 
 class SourceError(RowError):
