@@ -124,8 +124,9 @@ class RayEngine:
         # Beside the driver, whose end is the run's in any case. If its process dies it is started again, and knows
         # nothing: no more than at the beginning of a session.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-        self.monitor: Any = remote(Monitor).remote(stop_after_alike)
+        actor: Any = ray.remote(Monitor)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        self.monitor: Any = actor.options(**options).remote(stop_after_alike)
 
     def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
         """Raises FitError if any of the segments does not fit, before the first one starts."""
