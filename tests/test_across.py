@@ -69,7 +69,8 @@ def test_of_each_cluster_the_best_is_kept_and_goes_on(tmp_path: Path) -> None:
     }
     assert dict(counts(view)[TWINS].rejected) == {"twins: near-duplicate": len(lost)}
     told = "\n".join(explain(view, next(iter(lost))))
-    assert "rule: out if twins: near-duplicate: BROKEN" in told
+    assert told.startswith(f"OUT BY {TWINS}: twins: near-duplicate of ")
+    assert "rule: twins: the best of its cluster BROKEN" in told
 
 
 def test_new_rows_are_compared_with_all_and_old_ones_are_not_measured_again(tmp_path: Path) -> None:

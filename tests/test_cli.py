@@ -101,8 +101,8 @@ def test_a_threshold_changes_verdicts_and_no_column(finished: Path, tmp_path: Pa
         if row["stage"] == "refinement.score"
     )
     story = ugaf("explain", rejected["id"][:12], folder=tmp_path)
-    assert "rule: out if quality < 9.99: BROKEN" in story
-    assert f"verdict: rejected by refinement.score: {rejected['reason']}" in story
+    assert story.splitlines()[0] == f"OUT BY refinement.score: {rejected['reason']}"
+    assert ">= 9.99 BROKEN" in story
     demo(tmp_path)
     assert counts(tmp_path)["refinement.score"]["kept"] == pairs
 

@@ -253,24 +253,6 @@ def test_single_stages_and_ranges(photos: Path, tmp_path: Path) -> None:
     assert counts(go(checked, first=HALVES))[HALVES].kept == 12
 
 
-def test_explain_finds_rows_by_the_beginning_of_their_id(photos: Path, tmp_path: Path) -> None:
-    from ugaf.explain import explain
-
-    values = sorted(true_means(photos).values())
-    view = go(pipeline(photos, tmp_path / "run", [{MEAN: {"keep": {"mean": {"min": values[1]}}}}, HALVES, FLIP]))
-    means = true_means(photos)
-    out = min(means, key=lambda key: means[key])
-    text = "\n".join(explain(view, out[:10]))
-    assert f"verdict: rejected by {MEAN}: mean {values[0]:.4g} < {values[1]:.6g}" in text
-    edit = next(iter(table(view, "edit", [])))
-    text = "\n".join(explain(view, edit))
-    assert "verdict: kept by every stage" in text
-    with pytest.raises(UgafError, match="no row"):
-        list(explain(view, "zzz"))
-    with pytest.raises(UgafError, match="Give more of it"):
-        list(explain(view, ""))
-
-
 def test_a_run_that_other_code_made_is_not_read_as_if_it_were_unfinished(photos: Path, tmp_path: Path) -> None:
     from ugaf.view import RunView
 

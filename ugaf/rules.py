@@ -65,6 +65,19 @@ class Rule:
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         return f"{self.column} {shown} {self._failing()}"
 
+    def wanted(self, value: Any) -> str:
+        """What the rule wants of a row with this value, true or not: `rgb_entropy 3.1 >= 5.5`."""
+        if self.kind == DISTINCT:
+            return f"{self.column}: the best of its cluster"
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        quantile = "" if self.quantile is None else f" (quantile {self.quantile:g})"
+        if self.kind in _NUMERIC:
+            bound = f"quantile {self.bound:g}" if self.kind.endswith("_quantile") else _shown(self.bound)
+            return f"{self.column} {shown} {'>=' if self.kind.startswith('min') else '<='} {bound}{quantile}"
+        listed = [self.bound] if self.kind == "equals" else self.bound
+        words = {"equals": "is", "one_of": "is one of", "none_of": "is none of"}[self.kind]
+        return f"{self.column} {shown} {words} {', '.join(map(str, listed))}"
+
     def broken(self, table: pa.Table) -> np.ndarray:
         """bool (n,): True where the row breaks the rule. `table` has the rule's column and, for `distinct`, `id`."""
         if self.needs_fit:

@@ -1,8 +1,9 @@
-"""`ugaf explain`: the whole story of one row."""
+"""`ugaf explain`: the whole story of one row, why it is in or out first."""
 
 from __future__ import annotations
 
 import argparse
+import json
 
 from ugaf.commands import arguments
 
@@ -10,8 +11,9 @@ HELP = "the whole story of one photograph or edit, and why it is in or out"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", help="its id, or the beginning of it")
+    parser.add_argument("row", help="its id or the beginning of it, its path or URL, its file name or a part of that")
     arguments.run_folder(parser, option=True)
+    parser.add_argument("--json", action="store_true", help="as JSON (its shape: docs/operations.md)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -19,8 +21,12 @@ def run(options: argparse.Namespace) -> int:
 
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
-    from ugaf.explain import explain
+    from ugaf.explain import explain, story
 
-    for line in explain(asked.view(options), options.id):
+    view = asked.view(options)
+    if options.json:
+        print(json.dumps(story(view, options.row), indent=1))
+        return 0
+    for line in explain(view, options.row):
         console.print(escape(line))
     return 0
