@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugaf import config, runner
-from ugaf.columns import SOURCES
+from ugaf.columns import SOURCES, Columns
 from ugaf.cutting import count_new, cut, listed
 from ugaf.errors import ConfigError
 from ugaf.storage import Storage
@@ -302,3 +302,17 @@ def test_the_card_names_every_input(tmp_path: Path) -> None:
     export(RunView(view.path))
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"- input: {tmp_path}/a\n  sources: 3\n  rows: 3\n- input: {tmp_path}/b\n  sources: 2\n  rows: 2\n" in card
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 4), (13, 4), (33, 5), (59, 8), (2047, 256), (2048, 256), (4100, 256)])
+def test_a_fragment_fits_the_number_of_sources(count: int, rows: int, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(count):
+        (tmp_path / "in" / f"{number:05d}.jpg").touch()
+    checked = pipeline(tmp_path / "in", tmp_path / "run", [MEAN], fragment_rows=None)
+    columns = Columns(Storage(checked.output), checked)
+    assert cut(columns) == count
+    sizes = [columns.sources(name, ["uri"]).num_rows for name in columns.fragments()]
+    assert sizes[:-1] == [rows] * (len(sizes) - 1)
+    assert sum(sizes) == count
+    assert 0 < sizes[-1] <= rows

@@ -98,7 +98,9 @@ class PipelineSettings(Settings):
     inputs: list[InputSettings] = Field(min_length=1, description="photographs or pairs: paths, globs, URLs, sample://")
     output: str | None = Field(None, description="the run's folder: a path or URL; default runs/NAME")
     seed: int = Field(0, description="every random choice derives from it, the stage and the row")
-    fragment_rows: int = Field(256, ge=1, description="photographs a fragment; fixed for a fragment once it is cut")
+    fragment_rows: int | None = Field(
+        None, ge=1, description="sources a fragment, fixed once it is cut; null: an eighth of what is new, 4 to 256"
+    )
     stages: list[Any] = Field(min_length=1, description="the steps, in order")
     quantiles: QuantileSettings = QuantileSettings()
     models: dict[str, ModelServer] = Field({}, description="model servers, by the name that stages give for `server`")

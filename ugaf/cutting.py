@@ -21,6 +21,14 @@ from ugaf.origins import Origin
 from ugaf.progress.watcher import Watcher
 from ugaf.storage import TEMPORARY, ahead, parquet_bytes
 
+SHARES, FEWEST, MOST = 8, 4, 256
+"""Where `fragment_rows` is not set: into how many fragments a small set is cut, and the sources of one."""
+
+
+def fitting(count: int) -> int:
+    """Sources a fragment for so many new ones: an eighth, so that a small set keeps several workers busy; 4 to 256."""
+    return min(MOST, max(FEWEST, -(-count // SHARES)))
+
 
 @dataclass
 class New:
@@ -45,6 +53,14 @@ class New:
             self.columns.storage.move(path, f"{SOURCES}/{number:06d}.parquet")
         self.staged.clear()
 
+    def lay_aside_all(
+        self, refs: Sequence[SourceRef], of: Sequence[Origin], size: int
+    ) -> tuple[list[SourceRef], list[Origin]]:
+        """Lay aside all of them, `size` to a fragment. Returns two empty lists, to go on with."""
+        for start in range(0, len(refs), size):
+            self.lay_aside(refs[start : start + size], of[start : start + size])
+        return [], []
+
     def lay_aside(self, refs: Sequence[SourceRef], of: Sequence[Origin]) -> None:
         """Keep some new sources, up to a fragment of them, in a file that does not count."""
         table = SourceRef.to_table(refs).replace_schema_metadata(origins.metadata(of))
@@ -63,6 +79,7 @@ def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
     Raises ConfigError for an input that cannot be used, with nothing left behind.
     """
     storage, size = columns.storage, columns.pipeline.settings.fragment_rows
+    ahead_of_size = SHARES * MOST  # so many sources have to be seen to know that a fragment is as large as it may be
     new = New(columns, f"{SOURCES}/{TEMPORARY}{uuid.uuid4().hex}")
     # Two runs of one folder at once must not give one number to two fragments.
     with storage.lock(SOURCES):
@@ -73,13 +90,12 @@ def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
             for origin, ref in known.others(columns, new.not_read):
                 refs.append(ref)
                 of.append(origin)
-                if len(refs) == size:
-                    new.lay_aside(refs, of)
-                    refs, of = [], []
+                if len(refs) == (size or ahead_of_size):
+                    size = size or MOST
+                    refs, of = new.lay_aside_all(refs, of, size)
                     if watcher is not None:
                         watcher.doing(f"listing the inputs: {new.count:,} new so far")
-            if refs:
-                new.lay_aside(refs, of)
+            new.lay_aside_all(refs, of, size or fitting(len(refs)))
             new.missing = known.missing(columns)
             yield new
         finally:
