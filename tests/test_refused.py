@@ -36,8 +36,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def bad_table(path: Path) -> None:
-    """A Parquet file in which no photographs are."""
-    pq.write_table(pa.table({"number": [1, 2, 3]}), path)
+    """A Parquet file for which a run is refused: two columns could hold the photographs."""
+    pq.write_table(pa.table({"one": [b"1"], "two": [b"2"]}), path)
 
 
 def written(folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def test_what_a_refused_listing_named_is_not_in_the_run(names: list[str], data: 
             make_photos(wrong / name, data.draw(st.integers(1, 3)), start=10 * ord(name))
         bad_table(wrong / data.draw(st.sampled_from(names)) / data.draw(st.sampled_from(["0.parquet", "z.parquet"])))
         rows = data.draw(st.integers(1, 4))
-        with pytest.raises(ConfigError, match="no image column"):
+        with pytest.raises(ConfigError, match="several could be the image"):
             go(pipeline(wrong, folder / "run", [MEAN], fragment_rows=rows))
         assert written(folder / "run") == []
         view = go(pipeline(folder / "right", folder / "run", [MEAN], fragment_rows=rows))
@@ -190,7 +190,7 @@ def test_pairs_do_not_go_into_a_run_of_photographs_even_when_told_to(tmp_path: P
     a, b = make_photos(tmp_path / "in", 2)
     go(pipeline(tmp_path / "in", tmp_path / "run", [MEAN]))
     (tmp_path / "pairs.jsonl").write_text(f'{{"source": "{a}", "edited": "{b}", "instruction": "swap"}}')
-    pairs = pipeline([str(tmp_path / "pairs.jsonl")], tmp_path / "run", [MEAN])
+    pairs = pipeline([{"path": str(tmp_path / "pairs.jsonl"), "kind": "pairs"}], tmp_path / "run", [MEAN])
     with pytest.raises(ConfigError, match=r"a run of photographs .* are edit pairs"):
         go(pairs, replace=True)
 
