@@ -151,8 +151,8 @@ def test_a_loop_of_links_is_counted(tmp_path):
 
 @pytest.mark.parametrize("path", ["s3://", "s3:///", "gs://", "https://"])
 def test_a_store_without_a_bucket_is_refused_at_once(path):
-    with pytest.raises(ConfigError, match=r"nothing after .*a variable that is not set"):
-        list(list_sources([settings(path)]))
+    with pytest.raises(ConfigError, match=r"inputs.*nothing after .*a variable that is not set"):
+        parse({"name": "x", "inputs": [path], "stages": ["curation.resolution"]})
 
 
 def test_a_scheme_without_slashes_is_pointed_out():

@@ -110,9 +110,9 @@ def cut(columns: Columns) -> int:
         return new.count
 
 
-def count_new(columns: Columns) -> int:
-    """How many sources of the inputs the run does not have; nothing is written."""
-    return sum(1 for _ in Known(columns).others(columns))
+def count_new(columns: Columns, not_read: NotRead | None = None) -> int:
+    """How many sources of the inputs the run does not have; nothing is written. `not_read`: see `Known.others`."""
+    return sum(1 for _ in Known(columns).others(columns, not_read))
 
 
 class Known:

@@ -14,6 +14,7 @@ from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import count_new
 from ugaf.errors import UgafError
 from ugaf.export import earlier
+from ugaf.ingest import NotRead
 from ugaf.models import registry
 from ugaf.models.servers import ModelServer, reserved
 from ugaf.needs import install_hint
@@ -30,7 +31,8 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
     view = RunView(pipeline.output, pipeline)
     # Inputs may not be here where later stages run.
     takes_in = run_options.first in (None, INGEST)
-    fresh = count_new(view.columns) if takes_in else 0
+    not_read = NotRead()
+    fresh = count_new(view.columns, not_read) if takes_in else 0
     table = Table("segment", "workers", "stage", "folder", "done", "pending", box=None, pad_edge=False)
     done = {counts.name: counts.rows for counts in view.funnel()}
     found = survey(view.columns)
@@ -46,6 +48,8 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
     if taken_over:
         console.print(escape(taken_over))
     console.print(f"{fresh} sources not taken in yet; {done[INGEST]} rows taken in")
+    if not_read:
+        console.print(f"not read: {escape(str(not_read))}")
     for line in record.stays(pipeline, found.inputs) if takes_in else ():
         console.print(escape(line))
     console.print(table)

@@ -12,6 +12,8 @@ from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.stage import Settings
 
 Kind = Literal["auto", "images", "webdataset", "parquet", "list", "pairs"]
+SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "http", "https")
+"""Of URLs that name a bucket or a host."""
 ROLES = (
     *("image", "caption", "source", "edited", "instruction", "task", "boxes", "reference", "engine", "id"),
     *("image_id", "split"),
@@ -53,6 +55,14 @@ class InputSettings(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _names_something(cls, value: str) -> str:
+        scheme, slashes, rest = value.partition("://")
+        if slashes and scheme.lower() in SCHEMES and not rest.strip("/"):
+            raise ValueError(f"{value!r}: nothing after {scheme}:// (a variable that is not set?)")
+        return value
 
     @field_validator("path", "root")
     @classmethod

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ugaf.errors import ConfigError
 from ugaf.ingest import samples
 from ugaf.ingest.detect import Format, format_of, pair_format, wanted_format
-from ugaf.ingest.inputs import InputSettings
+from ugaf.ingest.inputs import SCHEMES, InputSettings
 from ugaf.ingest.lists import list_records
 from ugaf.ingest.places import Found, Info, Place, Skipped, glob, list_folder, split_glob, walk
 from ugaf.ingest.schemas import NamesFilesError, NoColumnsError
@@ -36,7 +36,6 @@ _WANTED: dict[str, tuple[Format, ...]] = {
     "parquet": ("parquet",),
     "list": ("records",),
 }
-_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "http", "https", "file", "sample")
 
 
 def list_sources(
@@ -87,13 +86,10 @@ def _check_there(settings: InputSettings) -> None:
     if path.startswith(samples.SCHEME):
         samples.check_name(path)
         return
-    scheme, _, rest = path.partition("://")
-    if not rest.strip("/") and path.endswith("/") and scheme in _SCHEMES and scheme != "file":
-        raise ConfigError(f"input {path!r}: nothing after {scheme}:// (a variable that is not set?)")
     place, info = _look(path)
     if info is not None and info.kind == "missing" and split_glob(path) is None:
         scheme, colon, rest = path.partition(":")
-        if colon and scheme in _SCHEMES and not rest.startswith("//"):
+        if colon and scheme in SCHEMES and not rest.startswith("//"):
             raise ConfigError(f"input {path!r}: no such file or folder; did you mean {scheme}://{rest.lstrip('/')}?")
         raise ConfigError(f"input {path!r}: no such file or folder{_beside(place)}")
 
