@@ -26,9 +26,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "shards"
 
 
-def refined(shards: str, output: Path, **options: str) -> RunView:
-    inputs = json.dumps([{"path": shards, **options}])
-    return go(config.load("refine", [f"inputs={inputs}", f"output={json.dumps(str(output))}"]), last="ingest")
+def refined(shards: str, output: Path, executor: str = "ray") -> RunView:
+    overrides = [f"inputs={json.dumps([shards])}", f"output={json.dumps(str(output))}", f"engine.executor={executor}"]
+    return go(config.load("refine", overrides), last="ingest")
 
 
 def test_tars_and_tables_of_a_run_are_the_same_pairs(shards: Path, tmp_path: Path) -> None:
@@ -44,5 +44,5 @@ def test_tars_and_tables_of_a_run_are_the_same_pairs(shards: Path, tmp_path: Pat
     assert len(rows) == sum(exported.values()) > 4
     assert {split: sum(row["split"] == split for row in rows) for split in exported} == exported
     # The whole folder is the same pairs once.
-    assert table(refined(str(shards), tmp_path / "whole"), "edit", SAID) == by_form["tables"]
+    assert table(refined(str(shards), tmp_path / "whole", "inline"), "edit", SAID) == by_form["tables"]
     assert ".tar files" in (tmp_path / "whole" / "listing.json").read_text()
