@@ -224,7 +224,7 @@ def test_a_missing_library_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ConfigError, match=rf"{missing} is not installed: pip install 'ugaf\[{extra}\]'"):
+    with pytest.raises(ConfigError, match=rf"{missing} is not installed: pip install '\.\[{extra}\]'"):
         registry.build("detector", spec)
 
 

@@ -89,7 +89,7 @@ def test_lightning_is_a_shift_of_three_at_every_size() -> None:
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ugaf.needs.find_spec", lambda name: None if name == "diffusers" else object())
-    with pytest.raises(ConfigError, match=r"diffusers is not installed: pip install 'ugaf\[diffusers\]'"):
+    with pytest.raises(ConfigError, match=r"diffusers is not installed: pip install '\.\[diffusers\]'"):
         registry.build("editor", spec(device="cpu"))
 
 

@@ -351,14 +351,14 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "a.pt").write_bytes(b"")
     encoders = [{"engine": "transformers", "model": "a/b"}, {"engine": "torchscript", "path": str(tmp_path / "a.pt")}]
     for spec in encoders:
-        with pytest.raises(ConfigError, match=r"pip install 'ugaf\[transformers\]'"):
+        with pytest.raises(ConfigError, match=r"pip install '\.\[transformers\]'"):
             Embed("curation.embed", Embed.Settings(encoder=spec)).setup()
     classifier = {"engine": "classifier", "model": "a/b", "labels": "x"}
-    with pytest.raises(ConfigError, match=r"pip install 'ugaf\[transformers\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[transformers\]'"):
         stage_of(nsfw=classifier)
     for name in ("a.pt", "a.safetensors"):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(ConfigError, match=r"pip install 'ugaf\[transformers\]'"):
+        with pytest.raises(ConfigError, match=r"pip install '\.\[transformers\]'"):
             read_head(str(tmp_path / name))
 
 

@@ -13,7 +13,7 @@ from ugaf.commands import COMMANDS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else list(arguments))
     from ugaf.errors import StopRun, UgafError
 
     try:
@@ -24,6 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ugaf: interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments; an unknown one ends the process with its command's own usage and the nearest option."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        import difflib
+
+        command = options.parser
+        known = [name for action in command._actions for name in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{hint}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,5 +52,5 @@ def _parser() -> argparse.ArgumentParser:
         module = import_module(f"ugaf.commands.{name}")
         command = commands.add_parser(name, help=module.HELP)
         module.options(command)
-        command.set_defaults(run_command=module.run)
+        command.set_defaults(run_command=module.run, parser=command)
     return parser

@@ -200,6 +200,8 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
     path = Path(pipeline)
     if not path.is_file():
         shipped = shipped_pipelines()
+        if pipeline not in shipped and (path.is_dir() or "://" in pipeline):
+            raise ConfigError(f"{pipeline} is no pipeline: for inputs, write `--input {pipeline}`")
         if pipeline not in shipped:
             raise ConfigError(f"no pipeline file or shipped pipeline {pipeline!r}{nearest(pipeline, shipped)}")
         path = shipped[pipeline]

@@ -95,6 +95,4 @@ def exit_status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, StopRun):
-        return STOPPED
-    return 2 if isinstance(error, UgafError) else 1
+    return error.status if isinstance(error, UgafError | StopRun) else 1

@@ -58,10 +58,10 @@ def together(needs: Iterable[Needs]) -> Needs:
 
 
 def install_hint(missing: Mapping[str, str]) -> str:
-    """'torch, transformers are not installed: pip install "ugaf[transformers]"'."""
+    """'torch, transformers are not installed: ...'; the extra is installed from ugaf's own folder, as README has it."""
     extras = ",".join(sorted(set(missing.values())))
     verb = "is" if len(missing) == 1 else "are"
-    return f"{', '.join(sorted(missing))} {verb} not installed: pip install 'ugaf[{extras}]'"
+    return f"{', '.join(sorted(missing))} {verb} not installed: pip install '.[{extras}]' in ugaf's folder"
 
 
 def _union(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -136,7 +136,16 @@ def parse(keep: Mapping[str, Any], schema: pa.Schema, where: str) -> tuple[Rule,
         for kind in sorted(bounds, key=lambda k: _KINDS.index(k) if k in _KINDS else len(_KINDS)):
             if bounds[kind] is not None:
                 rules.append(_rule(column, kind, bounds[kind], type, f"{setting}.{kind}"))
+        _check_sides(bounds, setting)
     return tuple(rules)
+
+
+def _check_sides(bounds: Mapping[str, Any], where: str) -> None:
+    """A lower bound above the upper one would turn every row down."""
+    for low, high in (("min", "max"), ("min_quantile", "max_quantile")):
+        below, above = bounds.get(low), bounds.get(high)
+        if below is not None and above is not None and below > above:
+            raise ConfigError(f"{where}: {low} {below:g} is above {high} {above:g}: no row could be kept")
 
 
 def judge(rules: Sequence[Rule], table: pa.Table) -> np.ndarray:

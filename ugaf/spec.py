@@ -204,6 +204,14 @@ def check_lanes(spec: StageSpec, providers: Mapping[str, str], before: Sequence[
                 )
 
 
+def _who_writes(column: str) -> str:
+    """The stages of ugaf that write a column which is not there."""
+    from ugaf.config import known_stages, stage_class
+
+    writers = [name for name in known_stages() if column in stage_class(name).writes.names]
+    return f": add {' or '.join(writers)} before it" if writers else ""
+
+
 def fingerprint_of(
     spec: StageSpec,
     seed: int,
@@ -216,7 +224,7 @@ def fingerprint_of(
     needed = [*spec.reads, *cls.peers, *cls.refs, *(column for columns in cls.refs.values() for column in columns)]
     for column in needed:
         if column not in providers:
-            raise ConfigError(f"{name}: reads column {column!r}, which no stage before it writes")
+            raise ConfigError(f"{name}: reads column {column!r}, which no stage before it writes{_who_writes(column)}")
     present = [column for column in spec.optional_reads if column in providers]
     reads = {column: fingerprints[providers[column]] for column in sorted({*needed, *present})}
     try:

@@ -65,7 +65,9 @@ def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         where = Location(url).public
-        raise ConfigError(f"cannot open {where}: {scrub(str(error))} (`pip install ugaf[cloud]`?)") from None
+        raise ConfigError(
+            f"cannot open {where}: {scrub(str(error))} (`pip install '.[cloud]'` in ugaf's folder?)"
+        ) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 

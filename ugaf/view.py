@@ -16,14 +16,17 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from ugaf import location, record, rules
-from ugaf.addressing import search
+from ugaf.addressing import search, source_names
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
 from ugaf.errors import UgafError, nearest
 from ugaf.fitting import fit
 from ugaf.storage import Storage
 from ugaf.trust import only as trusting
-from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, duplicates, judge, judge_all
+from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, Given, duplicates, judge, judge_all
+
+EXAMPLES = 20
+"""Kinds of failures of a stage of which the first is told."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class StageCounts:
     """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
 
     rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
-    rows: rows that the stage has measured.
+    rows: rows that the stage has measured. examples: by error type, the first failure's `message`, `id` and `source`
+    (the file that the row came from; "" where it is not known).
     """
 
     name: str
@@ -57,6 +61,7 @@ class StageCounts:
     errors: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     rows: int = 0
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -150,11 +155,23 @@ class RunView:
                 counts.pending += int(tally[PENDING]) + len(given.unread)
                 counts.rejected.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == REJECTED))
                 counts.errors.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == FAILED))
+                self._add_examples(counts, fragment, given)
                 counts.seconds += given.seconds
                 counts.rows += int(np.count_nonzero(given.index >= 0))
         for counts in out.values():
             counts.check()
         return list(out.values())
+
+    def _add_examples(self, counts: StageCounts, fragment: FragmentVerdicts, given: Given) -> None:
+        """The first failure of each kind."""
+        for position in np.flatnonzero(given.code == FAILED):
+            kind = given.reason(int(position), False)
+            if kind in counts.examples or len(counts.examples) >= EXAMPLES:
+                continue
+            key = given.ids[position]
+            names = source_names(self.columns, fragment.fragment).get(fragment.parents.get(key, key), [])
+            message = given.reason(int(position))
+            counts.examples[kind] = {"message": message, "id": key, "source": names[0] if names else ""}
 
     def rows(
         self, level: str, columns: Sequence[str] = (), *, kept: bool = False, ids: Collection[str] | None = None

@@ -237,7 +237,7 @@ def test_rededit_averages_tasks_and_names_ocr_as_missing_without_a_reader(tmp_pa
     add = (fmean3(4, 4, 2) + 2) / 2
     assert mean(report, "add", "Score") == pytest.approx(add)
     assert mean(report, "overall", "Score") == pytest.approx((add + 5) / 2)
-    assert "ugaf[ocr]" in report["missing_metrics"]["OCR"]
+    assert ".[ocr]" in report["missing_metrics"]["OCR"]
 
 
 def test_rededits_text_items_get_ocr_scores_where_there_is_a_reader(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from ugaf.commands import arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ugaf.config import Pipeline
     from ugaf.progress.live import Call
+    from ugaf.view import StageCounts
 
 HELP = "do what is missing of a pipeline, then write shards and report"
 
@@ -52,8 +55,7 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
     from ugaf import runner, status
     from ugaf.commands import asked
     from ugaf.commands.exported import asked_settings, write_shards
-    from ugaf.commands.terminal import funnel_table
-    from ugaf.errors import UgafError
+    from ugaf.commands.terminal import failure_lines, funnel_table
     from ugaf.export import earlier
     from ugaf.report import write_report
     from ugaf.view import RunView
@@ -63,6 +65,8 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
     view = RunView(pipeline.output, pipeline)
     counts = view.funnel()
     call.say(funnel_table(counts), crop=False)
+    for line in failure_lines(counts):
+        call.note(line)
     if not options.no_export:
         # First, since a balance that cannot be met must not cost the report.
         call.doing("writing the report")
@@ -80,8 +84,28 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
         call.say(f"card    {escape(f'{pipeline.output}/README.md')}")
     call.say(f"{time.perf_counter() - began:.1f} s")
     call.result(status.document(view, counts))
-    waiting = sum(c.pending for c in counts)
-    whole = not (options.stage or options.first or options.last)
-    if waiting and whole:
-        raise UgafError(f"{waiting} rows are still pending; run the same command again")
+    if not (options.stage or options.first or options.last):
+        _check_nothing_waits(counts, {stage.name: stage.done for stage in call.tracker.state().stages})
     return 0
+
+
+def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int]) -> None:
+    """Raises what is known of rows that are pending after a run that was not stopped."""
+    from ugaf.config import INGEST
+    from ugaf.errors import StopRun, UgafError
+
+    waiting = {stage.name: stage.pending for stage in counts if stage.pending}
+    if not waiting:
+        return
+    if set(waiting) == {INGEST}:
+        raise StopRun(f"{waiting[INGEST]} sources are still pending: the same command asks for them again")
+    known = "; ".join(
+        f"{name}: {rows} pending, {done.get(name, 0)} done in this call" for name, rows in waiting.items()
+    )
+    lost = any(done.get(name) for name in waiting)
+    why = (
+        "rows that this call wrote are not found again, or others work in this folder"
+        if lost
+        else "the engine ended without doing this work, and without an error"
+    )
+    raise UgafError(f"rows are still pending ({known}): {why}. The same command may do no better: please report it")

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ugaf.commands import asked
-    from ugaf.commands.terminal import console, funnel_table
+    from ugaf.commands.terminal import console, failure_lines, funnel_table
     from ugaf.status import document, last_call_text
 
     view = asked.view(options)
@@ -30,4 +30,6 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
     console.print(escape(last_call_text(view.storage)))
     console.print(funnel_table(counts), crop=False)
+    for line in failure_lines(counts):
+        console.print(escape(line))
     return 0

@@ -14,6 +14,26 @@ from ugaf.view import StageCounts
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
+def failure_lines(counts: Sequence[StageCounts]) -> list[str]:
+    """The first failure of each kind by stage, with its file, and what does them again."""
+    lines = []
+    for stage in counts:
+        for kind, example in stage.examples.items():
+            message = " ".join(example["message"].split())
+            message = message if len(message) <= 300 else f"{message[:300]}..."
+            of = f" of {stage.errors[kind]}, the first" if stage.errors[kind] > 1 else ""
+            where = example["source"] or example["id"]
+            lines.append(f"failed in {stage.name}: 1{of}: {message}" + ("" if where in message else f" ({where})"))
+    failed = {stage.name: stage.failed for stage in counts if stage.failed}
+    if failed:
+        rows = sum(failed.values())
+        lines.append(
+            f"{rows} row{'s' * (rows != 1)} failed in {', '.join(failed)}: the same command leaves them as they are; "
+            "--retry-failed does them again, once the cause is mended"
+        )
+    return lines
+
+
 def funnel_table(counts: Sequence[StageCounts]) -> Table:
     """The funnel, reasons below their stage."""
     table = Table(box=None, pad_edge=False)

@@ -136,7 +136,7 @@ def check_installed(server: ModelServer) -> None:
     """For a server that this interpreter would run. Raises ConfigError that says what to install."""
     module = MODULES.get(str(server.serve))
     if module and server.python is None and find_spec(module) is None:
-        install = "'ugaf[vllm]'" if module == "vllm" else module.replace("_", "-")
+        install = "'.[vllm]'" if module == "vllm" else module.replace("_", "-")
         raise ConfigError(
             f"{module} is not installed for {sys.executable}: pip install {install}, or name the interpreter of the "
             "environment that has it with `python`"
