@@ -133,6 +133,17 @@ def test_captions_that_cannot_be_told_apart_are_nobodys(tmp_path):
     assert not_read.counts == {".txt members of tars": 2}
 
 
+def test_a_text_may_be_called_as_the_whole_image(tmp_path):
+    members = [
+        ("a.b.png", PICTURES[0]),
+        ("a.b.png.txt", b"one"),
+        ("c.png", PICTURES[1]),
+        ("c.png.json", b'{"text": "two"}'),
+    ]
+    write(tmp_path, {"x.tar": tar(members[::-1])})
+    assert captions(tmp_path / "x.tar") == {"a.b.png": "one", "c.png": "two"}
+
+
 def test_an_archive_of_many_members_is_matched_in_stretches(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_samples, "AT_ONCE", 5)
     members = [

@@ -108,7 +108,22 @@ _OPTIONAL = {
     "split": ("split",),
 }
 _INSTRUCTION_NAMES = ("instruction", "edit_prompt", "edit_instruction", "edit", "prompt", "caption", "text")
-IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "picture", "image_bytes", "bytes", "content")
+IMAGE_NAMES = (
+    "image",
+    "images",
+    "image_base64",
+    "base64",
+    "img",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "photo",
+    "picture",
+    "image_bytes",
+    "bytes",
+    "content",
+)
 PATH_NAMES = ("image_path", "img_path", "image_file", "file_name", "filename", "path", "file")
 CAPTION_NAMES = ("caption", "captions", "text", "prompt", "description")
 

@@ -1,9 +1,9 @@
 """Which members of a tar belong together: a photograph with its caption, a source with its edited image.
 
-Members are matched by name wherever they stand in the archive. A text belongs to the image of the same whole stem
-(`IMG_1.0.txt` to `IMG_1.0.jpg`), else to the images of its webdataset key that have no picture of that plain name. A
-name that comes again starts a new sample of its key; where the samples of such a key cannot be told apart, no image
-gets a text of it and no pair is made, since a wrong caption is worse than none.
+Members are matched by name wherever they stand in the archive. A text belongs to the image of the same whole stem or
+name (`IMG_1.0.txt` or `IMG_1.0.jpg.txt` to `IMG_1.0.jpg`), else to the images of its webdataset key that have no
+picture of that plain name. A name that comes again starts a new sample of its key; where the samples of such a key
+cannot be told apart, no image gets a text of it and no pair is made, since a wrong caption is worse than none.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _caption(
 ) -> Member | None:
     if any(name.rpartition(".")[0] == image.stem for name in repeated):
         return None
-    for stem in (image.stem, image.key) if shared else (image.stem,):
+    for stem in (image.stem, image.name, image.key) if shared else (image.stem, image.name):
         own = texts.get(stem, {})
         found = next((own[suffix] for suffix in _TEXTS if suffix in own), None)
         if found is not None:
