@@ -52,7 +52,7 @@ class FakeView:
     """`tables`: level -> table with the verdict columns and all others, in the order of (fragment, id)."""
 
     def __init__(self, name: str, stages: list[FakeStage], tables: dict[str, pa.Table], fragment: int = 256) -> None:
-        self.name = name
+        self.name, self.about = name, "A demo & a test"
         own = {column for stage in stages if stage.level == "image" for column in stage.columns} - set(FANNED_OUT)
         self.pipeline = SimpleNamespace(
             document={"name": name, "description": "A demo & a test"},

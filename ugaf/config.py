@@ -18,7 +18,7 @@ import pyarrow as pa
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from ugaf import location, rules, trust, yaml_files
+from ugaf import location, naming, rules, trust, yaml_files
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.export import ExportSettings
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings, format_of
@@ -94,6 +94,9 @@ class PipelineSettings(Settings):
     """The top level of a pipeline file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's default folder")
+    title: str | None = Field(
+        None, description="what the run, its report and card are called; default: its folder, or its inputs"
+    )
     description: str = ""
     inputs: list[InputSettings] = Field(min_length=1, description="photographs or pairs: paths, globs, URLs, sample://")
     output: str | None = Field(None, description="the run's folder: a path or URL; default runs/NAME")
@@ -198,7 +201,8 @@ def shipped_pipelines() -> dict[str, Path]:
 def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
     """Read and check a pipeline file, or a shipped pipeline by name, with `key=value` overrides applied."""
     path = Path(pipeline)
-    if not path.is_file():
+    is_shipped = not path.is_file()
+    if is_shipped:
         shipped = shipped_pipelines()
         if pipeline not in shipped and (path.is_dir() or "://" in pipeline):
             raise ConfigError(f"{pipeline} is no pipeline: for inputs, write `--input {pipeline}`")
@@ -211,6 +215,8 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a pipeline is a mapping with name, inputs and stages")
+    if is_shipped:
+        document = naming.with_other_inputs(document, overrides)
     return parse(document, overrides)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ugaf import location, record, rules
+from ugaf import location, naming, record, rules
 from ugaf.addressing import search, source_names
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
@@ -92,7 +92,7 @@ class RunView:
                 pipeline = parse(self.record["pipeline"])
             _check_fingerprints(self.record, pipeline, self.path)
         self.pipeline = pipeline
-        self.name = pipeline.name
+        self.name, self.about = naming.title(pipeline), naming.about(pipeline)
         self.columns = Columns(self.storage, pipeline)
 
     @property

@@ -21,6 +21,7 @@ def pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="take over the folder of another pipeline's run, whose columns stay"
     )
+    parser.add_argument("--name", help="what the run, its report and card are called (default: its folder's name)")
     parser.add_argument("--stage", help="only this stage")
     parser.add_argument("--from", dest="first", metavar="STAGE", help="this stage and what follows")
     parser.add_argument("--until", dest="last", metavar="STAGE", help="up to and with this stage")

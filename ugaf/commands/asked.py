@@ -19,6 +19,8 @@ def load(options: Namespace) -> Pipeline:
     overrides = list(options.set)
     if options.output:
         overrides.append(f"output={json.dumps(options.output)}")
+    if options.name:
+        overrides.append(f"title={json.dumps(options.name)}")
     if options.input:
         overrides.append(f"inputs={json.dumps(options.input)}")
     if options.stage and (options.first or options.last):

@@ -15,7 +15,7 @@ FORMATS = ("parquet", "webdataset")
 class ExportSettings(Settings):
     """How the kept pairs become shards."""
 
-    name: str | None = Field(None, description="title of the dataset card; default: the run's name")
+    name: str | None = Field(None, description="title of the dataset card; default: the run's title")
     formats: list[str] = Field(list(FORMATS), description=f"shards to write: {', '.join(FORMATS)}")
     shard_mb: float = Field(512, gt=0, description="most megabytes (10^6 bytes) of images and text in a shard")
     validation: float = Field(

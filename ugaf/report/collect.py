@@ -95,7 +95,7 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
     last = scans[-1] if scans else None
     return Report(
         name=view.name,
-        description=str(view.pipeline.document.get("description") or ""),
+        description=view.about,
         versions=_versions(view),
         steps=steps,
         totals={found.level: _totals(steps, found) for found in scans},
