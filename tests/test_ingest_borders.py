@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_helpers import failures, good, ingest, picture, write
+from ingest_helpers import failures, good, ingest, picture, settings, write
 
 from ugaf.errors import ConfigError
+from ugaf.ingest import NotRead, list_sources
 from ugaf.ingest.access import Reach
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Place
@@ -118,6 +119,34 @@ def test_an_input_that_is_a_pipe_does_not_hang(tmp_path: Path, name: str) -> Non
     except ConfigError as error:
         said = str(error)
     assert "regular file" in said
+
+
+def test_links_of_a_folder_that_lead_outside_are_left_out_and_counted(tmp_path: Path) -> None:
+    write(tmp_path, {"photos/a.png": picture(1), "private/b.png": picture(2), "private/deep/c.png": picture(3)})
+    (tmp_path / "photos/b.png").symlink_to("../private/b.png")
+    (tmp_path / "photos/inner.png").symlink_to("a.png")
+    (tmp_path / "photos/deep").symlink_to("../private/deep")
+    for path in (tmp_path / "photos", tmp_path / "photos/*"):
+        not_read = NotRead()
+        found = {ref.key for ref in list_sources(settings(path), not_read=not_read)}
+        assert found == {f"{tmp_path}/photos/{name}" for name in ("a.png", "inner.png")}
+        assert sum(not_read.counts.values()) == 2
+        assert "`allow" in str(not_read)
+        assert len(list(list_sources(settings(path, allow=[str(tmp_path / "private")])))) == 4
+    (tmp_path / "linked").symlink_to("photos")
+    assert len(list(list_sources(settings(tmp_path / "linked")))) == 2
+
+
+def test_addresses_with_secrets_stay_in_their_list(tmp_path: Path) -> None:
+    cell = "https://example.com/a.png?X-Amz-Signature=s1gnature"
+    for other in (cell, [cell], {"path": cell}):
+        line = json.dumps({"source": other, "edited": "e.png", "instruction": "x"})
+        (tmp_path / "pairs.jsonl").write_text(line + "\n")
+        (ref,) = list_sources(settings(tmp_path / "pairs.jsonl", hosts=[]))
+        assert "s1gnature" not in repr(ref)
+        (failure,) = failures(ingest(tmp_path / "pairs.jsonl", hosts=[])).values()
+        assert "`hosts`" in str(failure)
+        assert "s1gnature" not in str(failure)
 
 
 _NAMES = st.sampled_from(["in", "a.png", "..", ".", "links", "private", "set", "secret.png", "", "set2", "link.png"])

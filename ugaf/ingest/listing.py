@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ugaf.errors import ConfigError
 from ugaf.ingest import samples
+from ugaf.ingest.access import is_below
 from ugaf.ingest.detect import Format, format_of, pair_format, wanted_format
 from ugaf.ingest.inputs import SCHEMES, InputSettings
 from ugaf.ingest.lists import list_records
@@ -130,19 +131,27 @@ class _Listing:
         parts = split_glob(path)
         if info is not None and info.kind == "folder":
             self._check_apart(place)
-            found = walk(place, None, functools.partial(_left_out, self._own_folder(), True))
-            yield from self._found(found, f"no {_what(self.settings, self.pairs)} in the folder", by_name=True)
+            border = self._border(place)
+            found = walk(place, None, functools.partial(_left_out, self._own_folder(), True, border))
+            yield from self._found(found, f"no {_what(self.settings, self.pairs)} in the folder", True, border)
         elif info is not None and info.kind != "missing":
             yield from self._named(place, info)
         elif parts is not None:
-            found = glob(Place.of(parts[0]), parts[1], functools.partial(_left_out, self._own_folder(), False))
+            folder = Place.of(parts[0])
+            border = self._border(folder)
+            found = glob(folder, parts[1], functools.partial(_left_out, self._own_folder(), False, border))
             # `*.dat` asks for those files by their suffix; `shoot/*` for what there is to read.
             by_name = not _SUFFIX.search(parts[1])
             empty = f"no {_what(self.settings, self.pairs)} match the pattern"
-            yield from self._found(found, empty, by_name)
+            yield from self._found(found, empty, by_name, border)
 
     def _own_folder(self) -> Place | None:
         return None if self.run is None else Place.of(self.run)
+
+    def _border(self, folder: Place) -> list[str]:
+        """The real folders outside of which no link of a listed folder may lead."""
+        allowed = (Place.of(other) for other in self.settings.allow)
+        return [os.path.realpath(place.path) for place in (folder, *allowed) if not place.is_remote]
 
     def _check_apart(self, place: Place) -> None:
         own = self._own_folder()
@@ -151,7 +160,7 @@ class _Listing:
                 f"input {self.settings.path!r}: is the run's own folder; give the run another one with --output"
             )
 
-    def _found(self, found: Iterable[Found], empty: str, by_name: bool) -> Iterator[SourceRef]:
+    def _found(self, found: Iterable[Found], empty: str, by_name: bool, border: Sequence[str]) -> Iterator[SourceRef]:
         """Sources of a folder's or pattern's files; `by_name` leaves out files whose name is of no wanted format."""
         here = NotRead()
         wanted, later = self._wanted(), list[tuple[Place, Info, Format]]()
@@ -161,6 +170,9 @@ class _Listing:
             format = format_of(place.name)
             if isinstance(info, Skipped):
                 here.add(f"folders: {info.what}", place.uri)
+                continue
+            if _leads_out(place, border):
+                here.add(_OUTSIDE, place.uri)
                 continue
             if isinstance(info, OSError):
                 count += 1
@@ -236,8 +248,18 @@ class _Listing:
             yield from list_table(place, info, self.settings, self.pairs, names_files)
 
 
-def _left_out(own: Place | None, runs: bool, place: Place) -> str | None:
-    """Why a folder below an input is not entered: it is the run's own, or that of another run."""
+_OUTSIDE = "links that lead outside of the input (`allow: [FOLDER]` takes them in)"
+
+
+def _leads_out(place: Place, border: Sequence[str]) -> bool:
+    """Whether a local file or folder is a link to something outside of these real folders."""
+    return not place.is_remote and os.path.islink(place.path) and not is_below(os.path.realpath(place.path), border)
+
+
+def _left_out(own: Place | None, runs: bool, border: Sequence[str], place: Place) -> str | None:
+    """Why a folder below an input is not entered: it is the run's own, or that of another run, or lies elsewhere."""
+    if _leads_out(place, border):
+        return _OUTSIDE
     if own is not None and _same(place, own):
         return "the run's own"
     if (

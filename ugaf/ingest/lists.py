@@ -24,6 +24,7 @@ from ugaf.ingest.schemas import (
     pair_columns,
 )
 from ugaf.ingest.sources import RecordError, SourceError, SourceKind, SourceRef
+from ugaf.location import Location
 
 _LOOK_AHEAD = 1000
 _LOOK_AHEAD_BYTES = 32 << 20
@@ -117,9 +118,13 @@ def _first_names(place: Place, settings: InputSettings) -> dict[str, None]:
 
 
 def _is_long(cell: Any) -> bool:
+    """Whether a cell stays in the list: long ones, and addresses with secrets, which are copied nowhere."""
     if isinstance(cell, str):
-        return len(cell) > _SHORT
-    return isinstance(cell, list | dict) and len(json.dumps(cell)) > _SHORT
+        return len(cell) > _SHORT or ("://" in cell and Location(cell).has_secret)
+    if isinstance(cell, list | dict):
+        inner = cell.values() if isinstance(cell, dict) else cell
+        return len(json.dumps(cell)) > _SHORT or any(_is_long(value) for value in inner)
+    return False
 
 
 def _stands(record: Record, turn: int, named: Mapping[str, str]) -> dict[str, Any]:
