@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, picture, settings, write
 
-from ugaf.errors import ConfigError
-from ugaf.ingest import NotRead, list_sources
+from ugaf.errors import ConfigError, StopRun
+from ugaf.ingest import NotRead, list_sources, produce
 from ugaf.ingest.access import Reach
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Place
@@ -135,6 +135,20 @@ def test_links_of_a_folder_that_lead_outside_are_left_out_and_counted(tmp_path: 
         assert len(list(list_sources(settings(path, allow=[str(tmp_path / "private")])))) == 4
     (tmp_path / "linked").symlink_to("photos")
     assert len(list(list_sources(settings(tmp_path / "linked")))) == 2
+
+
+def test_a_folder_that_a_machine_does_not_see_is_no_verdict_on_its_photographs(tmp_path: Path) -> None:
+    write(tmp_path, {"photos/a.png": picture(1), "photos/b.png": picture(2)})
+    entry = settings(tmp_path / "photos")
+    refs = list(list_sources(entry))
+    (tmp_path / "photos/a.png").unlink()
+    assert len(failures(list(produce(refs, [entry])))) == 1
+    (tmp_path / "photos/b.png").unlink()
+    for _ in ("an empty mount", "none"):
+        with pytest.raises(StopRun, match="sees nothing there"):
+            list(produce(refs, [entry]))
+        if (tmp_path / "photos").exists():
+            (tmp_path / "photos").rmdir()
 
 
 def test_addresses_with_secrets_stay_in_their_list(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ugaf import faults
-from ugaf.errors import ConfigError
+from ugaf.errors import ConfigError, StopRun
 from ugaf.ingest import pair_cells, samples
 from ugaf.ingest.access import Reach, reach_of
 from ugaf.ingest.fetching import NotNowError
@@ -151,6 +153,8 @@ def _load_tar(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
     try:
         file = faults.patiently(place.open, place.uri)
     except (OSError, pa.ArrowException, ConfigError) as error:
+        if isinstance(error, FileNotFoundError):
+            _check_seen(refs[0])
         for ref in refs:
             yield ref, _failure(error)
         return
@@ -272,9 +276,29 @@ def _guarded(ref: SourceRef, read: Callable[[], Loaded]) -> Outcome:
         return ref, faults.patiently(read, ref.uri)
     except NotNowError as error:
         return ref, PutOff(error)
+    except FileNotFoundError as error:
+        _check_seen(ref)
+        return ref, _failure(error)
     except Exception as error:
         # A source can be broken in ways that no list of exceptions foresees, and must never cost its neighbours.
         return ref, _failure(error)
+
+
+def _check_seen(ref: SourceRef) -> None:
+    """Raises StopRun if this machine sees nothing of the folder of a file that was listed: then it is not shared."""
+    if ref.kind not in ("file", "tar", "parquet") or "://" in ref.uri:
+        return
+    folder = os.path.dirname(ref.uri)
+    try:
+        empty = next(os.scandir(folder), None) is None
+    except FileNotFoundError:
+        empty = True
+    if empty:
+        raise StopRun(
+            f"{folder}: {socket.gethostname()} sees nothing there, but the inputs were listed with {ref.key}. Every "
+            "machine of a cluster must see the inputs under the same path, or they must be given as URLs of a store. "
+            "No row is failed for it: the same command goes on where it stopped"
+        )
 
 
 def _failure(error: Exception) -> Failure:
