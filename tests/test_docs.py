@@ -10,6 +10,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,19 @@ def test_a_stage_s_settings_columns_and_rules_are_documented(name: str) -> None:
     if not cls.fans_out:
         rules = {row[0].strip("`"): yaml.safe_load(row[3].strip("`")) for row in rows if row[3]}
         assert rules == {column: dict(bounds) for column, bounds in cls.keep.items()}
+
+
+@pytest.mark.parametrize("name", config.known_stages())
+def test_a_measure_s_range_is_documented(name: str) -> None:
+    """A number's range in the table (`0..1`, `0 or more`) is the one by which keep rules are checked."""
+    found: dict[str, tuple[float, float | None]] = {}
+    number = r"[-−]?[\d/.]*\d"
+    for column, kind, meaning, *_ in table(section(name), "column"):
+        ends = re.search(rf"({number})\.\.({number})|({number}) or more", meaning)
+        if ends and re.match("int|float", kind):
+            low, high, alone = (Fraction(end.replace("−", "-")) if end else None for end in ends.groups())
+            found[column.strip("`")] = (float(alone if low is None else low), None if high is None else float(high))
+    assert dict(config.stage_class(name).ranges) == found
 
 
 @pytest.mark.parametrize(("interface", "name"), ENGINES)

@@ -104,3 +104,27 @@ def test_the_same_command_is_named_only_where_it_helps() -> None:
     with pytest.raises(UgafError, match="ended without doing this work"):
         _check_nothing_waits(lost, {})
     _check_nothing_waits([StageCounts("ingest", "image", given=2, kept=2)], {})
+
+
+@pytest.mark.parametrize(
+    ("column", "bounds", "effect"),
+    [
+        ("saturation", {"min": 7}, "0..1, so no row that has a value can be kept"),
+        ("saturation", {"max": -0.5}, "0..1, so no row that has a value can be kept"),
+        ("brightness", {"max": 300}, "0..255, so every row passes it"),
+        ("clarity", {"min": -3}, "0 or more, so every row passes it"),
+    ],
+)
+def test_a_bound_outside_of_its_measure_is_told(column: str, bounds: dict[str, float], effect: str) -> None:
+    keep = {column: {"min": None, "max": None, **bounds}}
+    stages = [{"curation.photometric": {"keep": keep}}]
+    checked = config.parse({"name": "x", "inputs": ["sample://"], "stages": stages})
+    (line,) = checked.stages[0].warnings
+    ((kind, bound),) = bounds.items()
+    assert line == f"curation.photometric.keep.{column}.{kind}={bound:g}: the measure is {effect}"
+
+
+def test_shipped_pipelines_have_no_bound_outside_of_its_measure() -> None:
+    for name in config.shipped_pipelines():
+        inputs = ["inputs=[{path: x.jsonl, kind: pairs}]"] if name == "refine" else []
+        assert not [line for spec in config.load(name, inputs).stages for line in spec.warnings]

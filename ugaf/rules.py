@@ -148,6 +148,20 @@ def _check_sides(bounds: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: {low} {below:g} is above {high} {above:g}: no row could be kept")
 
 
+def beyond(rules: Sequence[Rule], ranges: Mapping[str, tuple[float, float | None]], where: str) -> list[str]:
+    """A line for each bound that lies outside of its measure's range, so that it keeps nothing or everything."""
+    lines = []
+    for rule in rules:
+        low, high = ranges.get(rule.column, (-np.inf, None))
+        high = np.inf if high is None else high
+        if rule.kind in ("min", "max") and not low <= rule.bound <= high:
+            none = rule.bound > high if rule.kind == "min" else rule.bound < low
+            span = f"{low:g}..{high:g}" if high < np.inf else f"{low:g} or more"
+            effect = "no row that has a value can be kept" if none else "every row passes it"
+            lines.append(f"{where}.keep.{rule.column}.{rule.kind}={rule.bound:g}: the measure is {span}, so {effect}")
+    return lines
+
+
 def judge(rules: Sequence[Rule], table: pa.Table) -> np.ndarray:
     """The first rule that each row breaks: int16 (n,), -1 for none."""
     first = np.full(table.num_rows, -1, dtype=np.int16)

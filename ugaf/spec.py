@@ -96,6 +96,11 @@ class StageSpec:
         return self.needs if lane is None else self.lanes[lane]
 
     @property
+    def warnings(self) -> list[str]:
+        """Keep rules whose bounds lie outside of their measure's range."""
+        return rules.beyond(self.rules, self.cls.ranges, self.name)
+
+    @property
     def needs_fit(self) -> bool:
         """Whether its keep rules need the whole run."""
         return any(rule.needs_fit for rule in self.rules)

@@ -132,6 +132,7 @@ class Row:
         self._memo.setdefault(key, pixels)
 
 
+Range = tuple[float, float | None]
 Outcome = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Failure
 
 
@@ -144,6 +145,7 @@ class Stage:
         optional_reads: columns that it uses where an earlier stage of the pipeline writes them.
         writes: its own new columns (without `id` and `error`, which the engine adds).
         keep: its default keep rules, by column; a pipeline's `keep:` overrides them one by one.
+        ranges: a measure's least and greatest value, None where it has no end; a keep rule beyond them is told.
         fans_out: True when it returns a list of child rows for each row.
         identity: for a stage that fans out, the child columns that (with the parent's id) make the child's id.
         peers: columns of the other rows of the fragment that it needs at once (see `Row.peers`).
@@ -163,6 +165,7 @@ class Stage:
     optional_reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[pa.Schema]
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    ranges: ClassVar[Mapping[str, Range]] = {}
     fans_out: ClassVar[bool] = False
     identity: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[tuple[str, ...]] = ()

@@ -40,6 +40,21 @@ class Photometric(stage.Stage):
     version = 2
     reads = ("image",)
     writes = pa.schema([(name, pa.float64()) for name in DESCRIPTORS])
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "rgb_entropy": (0, 8),
+        "saturation": (0, 1),
+        "clarity": (0, None),
+        "sharpness": (0, 8),
+        "brightness": (0, 255),
+        "texture": (0, 127.5),
+        "contrast": (0, 127.5),
+        "clipped_dark": (0, 1),
+        "clipped_bright": (0, 1),
+        "noise_level": (0, 426),
+        "blockiness": (1 / 32, 32),
+        "border": (0, 1),
+        "grey_share": (0, 1),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rgb_entropy": {"min": 5.0},
         "saturation": {"min": 0.06, "max": 0.9},

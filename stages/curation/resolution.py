@@ -15,6 +15,9 @@ class Resolution(stage.Stage):
 
     reads = ("width", "height")
     writes = pa.schema([("short_side", pa.int32()), ("aspect_ratio", pa.float64())])
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "aspect_ratio": (1, None),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"short_side": {"min": 256}, "aspect_ratio": {"max": 3.0}}
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:

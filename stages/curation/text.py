@@ -35,6 +35,10 @@ class Text(stage.Stage):
             ("reader", pa.string()),
         ]
     )
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "text_area": (0, 1),
+        "watermark": (0, 1),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"text_area": {"max": 0.15}, "watermark": {"max": 0.5}}
     batch_rows = 8
 

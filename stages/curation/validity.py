@@ -26,6 +26,12 @@ class Validity(stage.Stage):
             ("rotation", pa.float64()),
         ]
     )
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "code_area": (0, 1),
+        "collage": (0, 1),
+        "frame": (0, 1),
+        "rotation": (0, 45),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code_area": {"max": 0.05},
         "collage": {"max": 0.7},

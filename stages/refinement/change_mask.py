@@ -6,6 +6,7 @@ with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from ugaf import boxes, images
 from ugaf.change import Drift, detect_change
-from ugaf.stage import Row, Stage
+from ugaf.stage import Range, Row, Stage
 
 GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
 """Tasks that may change the whole image: without a target box, a global colour change is theirs, no editor's drift."""
@@ -48,6 +49,11 @@ class ChangeMask(Stage):
             ("noise", pa.float64()),
         ]
     )
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "iou": (0, 1),
+        "change_inside": (0, 1),
+        "change_area": (0, 1),
+    }
     keep: ClassVar[dict[str, dict[str, Any]]] = {
         "change_area": {"min": 0.0005},
         "iou": {"min": 0.4},

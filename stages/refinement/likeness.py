@@ -15,7 +15,7 @@ import pyarrow as pa
 from ugaf import pairs_alike
 from ugaf.change import SIDE
 from ugaf.registration import Registration, reduce, register
-from ugaf.stage import Outcome, Row, Stage
+from ugaf.stage import Outcome, Range, Row, Stage
 
 
 class Likeness(Stage):
@@ -36,6 +36,9 @@ class Likeness(Stage):
             ("pair_signature", pa.binary()),
         ]
     )
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "pair_ssim": (-1, 1),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pair_likeness": {"max": 30.0}}
 
     def process(self, row: Row) -> Outcome:

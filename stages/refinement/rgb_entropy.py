@@ -5,13 +5,14 @@ Editors sometimes answer with a blank, a nearly monochrome or a flat image; its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from ugaf import boxes
 from ugaf.photometry import rgb_entropy
-from ugaf.stage import Row, Stage
+from ugaf.stage import Range, Row, Stage
 
 
 class RgbEntropy(Stage):
@@ -21,6 +22,10 @@ class RgbEntropy(Stage):
     reads = ("image", "edited_image", "boxes", "bbox_edit")
     optional_reads = ("source_image",)
     writes = pa.schema([("pair_rgb_entropy", pa.float64()), ("crop_rgb_entropy", pa.float64())])
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "pair_rgb_entropy": (0, 8),
+        "crop_rgb_entropy": (0, 8),
+    }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"pair_rgb_entropy": {"min": 3.0}, "crop_rgb_entropy": {"min": 2.0}}
 
     def process(self, row: Row) -> dict[str, Any]:

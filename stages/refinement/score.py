@@ -5,7 +5,7 @@ The embedded scorer "measures" measures seams, artifacts and lost sharpness; "ed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -42,6 +42,14 @@ class Score(Stage):
             ("scorer_thinking", pa.string()),
         ]
     )
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "quality": (0, 10),
+        "artifacts": (0, 1),
+        "seams": (0, 1),
+        "sharpness_loss": (0, None),
+        "semantic_consistency": (0, 10),
+        "perceptual_quality": (0, 10),
+    }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"quality": {"min": 5.0}}
 
     settings: Settings

@@ -7,7 +7,7 @@ target is measured for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,6 +53,10 @@ class Verify(Stage):
             ("verifier_thinking", pa.string()),
         ]
     )
+    ranges: ClassVar[Mapping[str, stage.Range]] = {
+        "local_score": (1, 5),
+        "background_ssim": (-1, 1),
+    }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"global_score": {"min": 3.0}, "local_score": {"min": 3.0}}
 
     settings: Settings

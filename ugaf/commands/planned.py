@@ -45,6 +45,8 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
                 pool = escape(_pool(group))
                 table.add_row(str(number), pool, name, view.columns.folder(name), str(done[name]), shown)
     console.print(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
+    for line in (line for spec in pipeline.stages for line in spec.warnings):
+        console.print(escape(f"warning: {line}"))
     if taken_over:
         console.print(escape(taken_over))
     console.print(f"{fresh} sources not taken in yet; {done[INGEST]} rows taken in")

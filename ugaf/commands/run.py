@@ -61,6 +61,8 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
     from ugaf.view import RunView
 
     began = time.perf_counter()
+    for line in (line for spec in pipeline.stages for line in spec.warnings):
+        call.note(f"warning: {line}")
     runner.run(pipeline, asked.run_options(options), call.counts, call.note, call)
     view = RunView(pipeline.output, pipeline)
     counts = view.funnel()
