@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,19 @@ def test_shipped_pipelines_have_no_bound_outside_of_its_measure() -> None:
     for name in config.shipped_pipelines():
         inputs = ["inputs=[{path: x.jsonl, kind: pairs}]"] if name == "refine" else []
         assert not [line for spec in config.load(name, inputs).stages for line in spec.warnings]
+
+
+def test_a_stage_of_one_s_own_is_found_from_the_working_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from ugaf.stage import Stage\nimport pyarrow as pa\n\n\nclass Warmth(Stage):\n"
+    (tmp_path / "own_words_pkg.py").write_text(
+        code + '    """How warm."""\n\n    writes = pa.schema([("warmth", pa.float64())])\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    assert cli.main(["stages", "own_words_pkg:Warmth"]) == 0
+    assert "How warm." in capsys.readouterr().out
+    text = said(["stages", "not_there_pkg.warm:Warmth"], capsys)
+    assert "not_there_pkg.warm cannot be imported (No module named 'not_there_pkg')" in text
+    assert "PYTHONPATH" in text

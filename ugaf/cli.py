@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
     from ugaf.errors import StopRun, UgafError
 
+    # A script's path lacks the working folder, which `python -m` has; last, so that nothing there hides a package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return int(options.run_command(options) or 0)
     except (UgafError, StopRun) as error:

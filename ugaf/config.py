@@ -325,6 +325,11 @@ def stage_class(name: str) -> type[Stage]:
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ConfigError(f"{name}: needs the package {error.name!r}, which is not installed") from error
+        if attribute:
+            raise ConfigError(
+                f"{name}: {module_name} cannot be imported ({error}): run from the folder that holds it, or name that "
+                "folder in PYTHONPATH"
+            ) from error
         raise ConfigError(f"unknown stage {name!r}{nearest(name, known_stages())}") from error
     if attribute:
         cls = getattr(module, attribute, None)
