@@ -85,7 +85,7 @@ def test_a_row_that_failed_and_a_member_of_a_tar_have_names(run: tuple[RunView, 
 def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) -> None:
     view, folder = run
     found = search(view, [f"{folder}/in/dogs/", f"{folder}/in/zoo/shard.tar", f"{folder}/in", "nothing of it"])
-    assert [len(matches) for matches in found.values()] == [3, 2, 12, 0]
+    assert [len(one.matches) for one in found.values()] == [3, 2, 12, 0]
 
 
 def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:

@@ -33,13 +33,14 @@ _HEX = re.compile(r"[0-9a-f]{1,32}")
 class Match:
     """A row that a text may mean.
 
-    source: the name that was found; "" for an id. place: for a source that has not been read yet, so that it has no id
-    (""), its position in the fragment.
+    base: id of the photograph of an edit; else the row's own. source: the name that was found; "" for an id. place: for
+    a source that has not been read yet, so that it has no id (""), its position in the fragment.
     """
 
     id: str
     level: str
     fragment: str
+    base: str
     source: str = ""
     place: int | None = None
 
@@ -48,36 +49,47 @@ class Match:
 
 
 @dataclass
-class _Best:
-    """The matches of the best rank so far."""
+class Found:
+    """The rows that a text may mean, by the first way that found any."""
 
     rank: int = PART + 1
-    matches: dict[tuple[str, str, int | None], Match] = field(default_factory=dict)
+    by_row: dict[tuple[str, str, int | None], Match] = field(default_factory=dict)
+
+    @property
+    def matches(self) -> list[Match]:
+        return list(self.by_row.values())
 
     def add(self, rank: int, match: Match) -> None:
         if rank < self.rank:
-            self.rank, self.matches = rank, {}
+            self.rank, self.by_row = rank, {}
         if rank == self.rank:
-            self.matches.setdefault((match.id, match.fragment if match.place is not None else "", match.place), match)
+            self.by_row.setdefault((match.id, match.fragment if match.place is not None else "", match.place), match)
+
+    def ambiguity(self, text: str, path: str) -> str:
+        """What to say where several rows of the run at `path` match and one was meant."""
+        matches = self.matches
+        some = "\n".join(f"  {match}" for match in matches[:8])
+        more = f"\n  and {len(matches) - 8} more" if len(matches) > 8 else ""
+        return f"{len(matches)} rows of {path} may be meant by {text!r}:\n{some}{more}\nGive more of it."
 
 
-def search(view: RunView, texts: Sequence[str], parts: bool = True) -> dict[str, list[Match]]:
+def search(view: RunView, texts: Sequence[str], parts: bool = True) -> dict[str, Found]:
     """For each text the rows that it may mean, in the order of the run; one reading of the run for all texts.
 
     parts: whether any part of a name will do, which costs a comparison of each text with each name.
     """
-    best = {text: _Best() for text in texts}
+    best = {text: Found() for text in texts}
     wanted = _Wanted(texts, parts)
     level = view.pipeline.base_level
     for fragment in view.verdicts():
         name = fragment.fragment
-        for key, row_level in _ids(fragment, level):
+        for key, base, row_level in _ids(fragment, level):
             for text in wanted.ids(key):
-                best[text].add(ID, Match(key, row_level, name))
+                best[text].add(ID, Match(key, row_level, name, base))
         for match in _named(view, fragment, level):
             for rank, text in wanted.names(match.source):
                 best[text].add(rank, match)
-    return {text: list(found.matches.values()) for text, found in best.items()}
+    return best
 
 
 def source_names(columns: Columns, fragment: str) -> dict[str, list[str]]:
@@ -87,9 +99,9 @@ def source_names(columns: Columns, fragment: str) -> dict[str, list[str]]:
     return {key: names or [] for key, names in zip(ids, sources, strict=True)}
 
 
-def _ids(fragment: FragmentVerdicts, level: str) -> Iterator[tuple[str, str]]:
-    yield from ((key, level) for key in fragment[INGEST].ids)
-    yield from ((key, "edit") for key in fragment.parents)
+def _ids(fragment: FragmentVerdicts, level: str) -> Iterator[tuple[str, str, str]]:
+    yield from ((key, key, level) for key in fragment[INGEST].ids)
+    yield from ((key, base, "edit") for key, base in fragment.parents.items())
 
 
 def _named(view: RunView, fragment: FragmentVerdicts, level: str) -> Iterator[Match]:
@@ -98,11 +110,12 @@ def _named(view: RunView, fragment: FragmentVerdicts, level: str) -> Iterator[Ma
     sources = source_names(view.columns, name)
     for key in given.ids:
         for source in (*sources.get(key, ()), *view.more_sources.get(key, ())):
-            yield Match(key, level, name, source)
+            yield Match(key, level, name, key, source)
     if given.unread:
         table = view.columns.sources(name, ["uri", "member"]).take(given.unread)
         for place, row in zip(given.unread, table.to_pylist(), strict=True):
-            yield Match("", level, name, f"{row['uri']}#{row['member']}" if row["member"] else row["uri"], place)
+            source = f"{row['uri']}#{row['member']}" if row["member"] else row["uri"]
+            yield Match("", level, name, "", source, place)
 
 
 class _Wanted:

@@ -24,6 +24,7 @@ from ugaf.errors import UgafError
 from ugaf.location import scrub
 from ugaf.origins import Runs, runs_of
 from ugaf.storage import Storage, light_columns, parquet_bytes
+from ugaf.tombstones import Tombstones
 
 Result = TypeVar("Result")
 
@@ -59,6 +60,11 @@ class Columns:
     def __init__(self, storage: Storage, pipeline: Pipeline) -> None:
         self.storage = storage
         self.pipeline = pipeline
+
+    @functools.cached_property
+    def tombstones(self) -> Tombstones:
+        """What was withdrawn from the run, as it was when this was first asked."""
+        return Tombstones.read(self.storage)
 
     def folder(self, stage: str) -> str:
         """The folder of a stage's columns, relative to the run."""

@@ -20,6 +20,7 @@ from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources
 from ugaf.origins import Origin
 from ugaf.progress.watcher import Watcher
 from ugaf.storage import TEMPORARY, ahead, parquet_bytes
+from ugaf.tombstones import buried_in
 
 SHARES, FEWEST, MOST = 8, 4, 256
 """Where `fragment_rows` is not set: into how many fragments a small set is cut, and the sources of one."""
@@ -142,7 +143,7 @@ class Known:
             for ref in list_sources(settings, columns.storage.url, not_read):
                 digest = source_digest(ref.uri, ref.member, ref.version)
                 self._unseen.discard(digest)
-                if digest not in self._names:
+                if digest not in self._names and not columns.tombstones.has_source(digest):
                     self._names[digest] = number
                     yield origin, ref
 
@@ -158,7 +159,7 @@ def _names(columns: Columns, fragment: str) -> list[tuple[Origin, bytes]]:
     table = columns.sources(fragment, ["uri", "member", "version"])
     of = [o for o, count in origins.runs_of(table.schema.metadata, table.num_rows) for _ in range(count)]
     rows = zip(of, *(column.to_pylist() for column in table.columns), strict=True)
-    return [(origin, source_digest(*texts)) for origin, *texts in rows]
+    return [(origin, source_digest(*texts)) for origin, *texts in rows if buried_in(texts[:1]) is None]
 
 
 def source_digest(*texts: str) -> bytes:

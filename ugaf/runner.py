@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ugaf import faults, record
+from ugaf import faults, record, withdrawal
 from ugaf.across import rows_of, run_stage
 from ugaf.alike import AlikeError, shape
 from ugaf.columns import Columns
@@ -30,6 +30,7 @@ from ugaf.session import Session, cluster_address
 from ugaf.storage import Storage
 from ugaf.survey import Survey, survey
 from ugaf.verdicts import Fits
+from ugaf.view import RunView
 from ugaf.worker import Task
 
 Notify = Callable[[str], None]
@@ -87,6 +88,8 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
     check_recorded(columns)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
+    if withdrawal.is_unfinished(columns.storage):
+        withdrawal.finish(RunView(pipeline.output, pipeline), notify)
     parts = restricted(pipeline, options)
     if taken_over:
         notify(taken_over)

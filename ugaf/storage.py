@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
 """Names that begin so are in the making, or were left by a process that died: no listing shows them."""
-_LIGHT = "ugaf.light"
+LIGHT = "ugaf.light"
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
 _SECOND_LOOKS = 2
@@ -325,13 +325,13 @@ def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
         writer.write_table(table, row_group_size=8 if heavy else 64 * 1024)
         if heavy:
             copy = parquet_bytes(table.select(light).replace_schema_metadata(None)).to_pybytes()
-            writer.add_key_value_metadata({_LIGHT: base64.b64encode(copy).decode()})
+            writer.add_key_value_metadata({LIGHT: base64.b64encode(copy).decode()})
     return sink.getvalue()
 
 
 def light_columns(file: ParquetFile, names: Sequence[str]) -> pa.Table:
     """Some columns of an open file of `parquet_bytes`; from its footer alone if they are there."""
-    copy = (file.metadata.metadata or {}).get(_LIGHT.encode())
+    copy = (file.metadata.metadata or {}).get(LIGHT.encode())
     if copy is not None:
         table = read_parquet(base64.b64decode(copy))
         if set(names) <= set(table.column_names):

@@ -21,6 +21,7 @@ from ugaf.origins import Origin, Runs
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.storage import ahead
+from ugaf.tombstones import WITHDRAWN
 
 KEPT, REJECTED, FAILED, PENDING = 0, 1, 2, 3
 NAMES = ("kept", "rejected", "failed", "pending")
@@ -53,8 +54,10 @@ class Given:
     origins: Runs = field(default_factory=list)
 
     def by_origin(self) -> Counter[Origin]:
-        """Of ingest: how many rows are there by input. A row of several sources counts for that of its first."""
-        first = [min(places) for places in self.table.column(REFS).take(self.index).to_pylist() if places]
+        """Of ingest: how many rows there are by input. One of several sources counts for that of its first; withdrawn
+        ones count for none."""
+        standing = self.table.column(REFS).take(self.index[self.code != REJECTED]).to_pylist()
+        first = [min(places) for places in standing if places]
         ends = np.cumsum([count for _, count in self.origins])
         return Counter(self.origins[number][0] for number in np.searchsorted(ends, first, side="right"))
 
@@ -77,6 +80,9 @@ class Given:
             return error if with_value else error.partition(":")[0]
         if code != REJECTED:
             return ""
+        if self.stage == INGEST:
+            error = self.table.column("error")[int(self.index[position])].as_py() or ""
+            return f"{WITHDRAWN}{error.removeprefix('Withdrawn')}" if with_value else WITHDRAWN
         number = self.rule[position]
         if number < 0:
             return NO_CHILDREN
@@ -219,7 +225,9 @@ def _judge_ingest(
     # A failed source that was read again with success is a row no more: the new row took its place.
     here = [i for i, key in enumerate(ids) if key not in skip and not (failed[i] and good.issuperset(refs[i]))]
     index = np.array(here, dtype=np.int64)
-    code = np.array([FAILED if failed[i] else KEPT for i in here], dtype=np.int8)
+    out = [columns.tombstones.of_id(ids[i]) is not None for i in here]
+    code = np.array([REJECTED if gone else FAILED if failed[i] else KEPT for i, gone in zip(here, out, strict=True)])
+    code = code.astype(np.int8)
     read = {place for places in refs for place in places}
     origins = columns.origins(fragment)
     unread = [place for place in range(sum(count for _, count in origins)) if place not in read]

@@ -5,8 +5,9 @@ Everything is derived from the stored columns and the rules in `run.yaml` at the
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -174,7 +175,13 @@ class RunView:
             counts.examples[kind] = {"message": message, "id": key, "source": names[0] if names else ""}
 
     def rows(
-        self, level: str, columns: Sequence[str] = (), *, kept: bool = False, ids: Collection[str] | None = None
+        self,
+        level: str,
+        columns: Sequence[str] = (),
+        *,
+        kept: bool = False,
+        ids: Collection[str] | None = None,
+        chosen: Callable[[dict[str, Any]], bool] = lambda _: True,
     ) -> Iterator[pa.Table]:
         """Rows of one level ("image" or "edit") with their verdicts, one table a fragment, sorted by id.
 
@@ -185,10 +192,12 @@ class RunView:
         Args:
             kept: only rows that every stage kept.
             ids: only these rows; image-sized columns are read for no others.
+            chosen: only rows for which this is true; it gets their id, status, stage and reason.
         """
         wanted = [name for name in dict.fromkeys(columns) if name not in ("id", "parent")]
         for fragment in self.verdicts():
             story = [row for row in self._story(fragment, level) if not kept or row["status"] == "kept"]
+            story = [row for row in story if chosen(row)]
             if ids is not None:
                 story = [row for row in story if row["id"] in ids]
             yield self._table(fragment.fragment, level, wanted, story)
@@ -197,15 +206,17 @@ class RunView:
         """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
         name or a part of one (see `ugaf.addressing`). Raises UgafError if none or several, or if it was not read yet.
         """
-        matches = search(self, [text])[text]
+        found = search(self, [text])[text]
+        matches = found.matches
         if not matches:
+            stones = self.columns.tombstones
+            if stone := stones.of_id(text) or stones.of_name(text) or stones.of_name(os.path.abspath(text)):
+                raise UgafError(
+                    f"{text} was withdrawn from {self.path} ({stone.when}{stone.reason and ': '}{stone.reason})"
+                )
             raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
         if len(matches) > 1:
-            some = "\n".join(f"  {match}" for match in matches[:8])
-            more = f"\n  and {len(matches) - 8} more" if len(matches) > 8 else ""
-            raise UgafError(
-                f"{len(matches)} rows of {self.path} may be meant by {text!r}:\n{some}{more}\nGive more of it."
-            )
+            raise UgafError(found.ambiguity(text, self.path))
         (match,) = matches
         if match.place is not None:
             raise UgafError(f"{match.source} has not been read yet: it is pending at {INGEST}")
@@ -250,9 +261,7 @@ class RunView:
         ]
 
     def _table(self, fragment: str, level: str, columns: Sequence[str], story: list[dict[str, Any]]) -> pa.Table:
-        for name in columns:
-            if name not in self.pipeline.providers:
-                raise UgafError(f"the run has no column {name!r}{nearest(name, self.pipeline.providers)}")
+        schema = self.rows_schema(level, columns)
         is_child = level == "edit" and not self.pipeline.is_pairs
         base = [name for name in columns if self.pipeline.is_base_column(name)]
         own = [name for name in columns if name not in base]
@@ -267,10 +276,17 @@ class RunView:
             if "sources" in columns and owner in self.more_sources:
                 values["sources"] = sorted({*(values["sources"] or ()), *self.more_sources[owner]})
             rows.append(values)
+        return pa.Table.from_pylist([{f.name: r.get(f.name) for f in schema} for r in rows], schema=schema)
+
+    def rows_schema(self, level: str, columns: Sequence[str]) -> pa.Schema:
+        """The columns of `rows`. Raises UgafError for one that the run does not have."""
+        for name in columns:
+            if name not in self.pipeline.providers:
+                raise UgafError(f"the run has no column {name!r}{nearest(name, self.pipeline.providers)}")
+        is_child = level == "edit" and not self.pipeline.is_pairs
         text = ["id", *(["parent"] if is_child else []), "status", "stage", "reason"]
         fields = [pa.field(name, pa.string()) for name in text]
-        fields += [pa.field(name, self._type(name)) for name in columns]
-        return pa.Table.from_pylist([{f.name: r.get(f.name) for f in fields} for r in rows], schema=pa.schema(fields))
+        return pa.schema([*fields, *(pa.field(name, self._type(name)) for name in columns)])
 
     def _type(self, column: str) -> pa.DataType:
         provider = self.pipeline.providers[column]

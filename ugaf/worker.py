@@ -31,8 +31,9 @@ from ugaf.monitor import MERGED, ONWARD, Blame, Journal
 from ugaf.outcomes import call, died, failed_row, onward, stored, verdicts_of
 from ugaf.stage import Failure, Outcome, Row, Stage
 from ugaf.storage import Storage
+from ugaf.tombstones import buried_in
 from ugaf.turns import Turns
-from ugaf.verdicts import FAILED, KEPT, NAMES, Fits, Given, judge, load_sources
+from ugaf.verdicts import FAILED, KEPT, NAMES, REJECTED, Fits, Given, judge, load_sources
 
 PHOTOGRAPHS = 32
 """Most photographs in hand at once where stages are fused."""
@@ -168,11 +169,18 @@ class _Ingest:
     def _record(self, produced: ingest.IngestedRow, attempt: int, seconds: float) -> None:
         places = sorted(self.places[ref] for ref in produced.refs)
         row: dict[str, Any] = {"id": produced.id, "attempt": int(attempt), REFS: places}
-        if isinstance(produced.values, Failure):
+        stones = self.worker.columns.tombstones
+        stone = stones.of_id(buried_in(ref.uri for ref in produced.refs) or produced.id)
+        if stone is not None:
+            row.update(id=stone.id, error=stone.error, sources=[])
+        elif isinstance(produced.values, Failure):
             row.update(error=str(produced.values), sources=produced.sources)
         else:
             row.update(produced.values, sources=produced.sources)
         self.buffer.add(INGEST, [row], seconds)
+        if stone is not None:
+            self.worker.tell(INGEST, {NAMES[REJECTED]: 1, MERGED: len(places) - 1}, seconds, [])
+            return
         counts = {NAMES[FAILED]: 1} if "error" in row else {NAMES[KEPT]: 1, ONWARD: 1}
         failed = [failed_row(self.fragment, row, produced.values)] if "error" in row else []
         self.worker.tell(INGEST, {**counts, MERGED: len(places) - 1}, seconds, failed)

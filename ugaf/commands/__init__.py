@@ -6,5 +6,5 @@ and what it works with in its functions. A new command is a module here and its 
 
 from __future__ import annotations
 
-COMMANDS = ("run", "plan", "status", "report", "export", "tune", "explain", "stages")
+COMMANDS = ("run", "plan", "status", "report", "export", "tune", "explain", "rows", "withdraw", "stages")
 """In the order of `ugaf --help`; each is the name of a module of this package."""

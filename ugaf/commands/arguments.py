@@ -38,6 +38,11 @@ def run_folder(parser: argparse.ArgumentParser, option: bool = False) -> None:
         parser.add_argument("--run", help=text)
     else:
         parser.add_argument("run", nargs="?", help=text)
+    trust(parser)
+
+
+def trust(parser: argparse.ArgumentParser) -> None:
+    """Whose code the run may name. `asked.view` reads it."""
     parser.add_argument(
         "--trust",
         action="append",

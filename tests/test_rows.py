@@ -1,0 +1,96 @@
+"""Every row of a run as a table: verdicts, files and values, by status and stage."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from engine_tools import counts, go, make_photos, pipeline
+
+from ugaf import withdrawal
+from ugaf.cutting import cut
+from ugaf.errors import UgafError
+from ugaf.table import Choice, write
+from ugaf.view import RunView
+
+MEAN, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Halves", "Flip"))
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    """Photographs kept, rejected, failed, withdrawn, and one that was not read yet."""
+    folder = tmp_path_factory.mktemp("rows")
+    make_photos(folder / "in", 11)
+    (folder / "in" / "broken.jpg").write_bytes(b"no picture")
+    stages = [{MEAN: {"keep": {"mean": {"min": 80.0}}}}, HALVES, FLIP]
+    checked = pipeline(folder / "in", folder / "run", stages)
+    run = go(checked)
+    withdrawal.withdraw(run, withdrawal.plan(run, ["photo-00003.jpg"]), "", lambda _: None)
+    make_photos(folder / "in", 1, start=40)
+    cut(RunView(checked.output, checked).columns)
+    return RunView(checked.output, checked)
+
+
+def test_the_table_has_each_row_once_with_its_verdict_and_agrees_with_the_funnel(view: RunView, tmp_path: Path) -> None:
+    assert write(view, Choice("image"), str(tmp_path / "all.parquet")) == 13
+    rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    funnel = counts(view)
+    by = {
+        status: [row for row in rows if row["status"] == status] for status in ("kept", "rejected", "failed", "pending")
+    }
+    assert sum(map(len, by.values())) == len(rows)
+    dark = sum(funnel[MEAN].rejected.values())
+    assert len(by["kept"]) == funnel[HALVES].kept
+    assert len(by["rejected"]) == dark + 1
+    assert [Path(row["sources"][0]).name for row in by["failed"]] == ["broken.jpg"]
+    assert [(row["id"], Path(row["sources"][0]).name, row["stage"]) for row in by["pending"]] == [
+        (None, "photo-00040.jpg", "ingest")
+    ]
+    assert all(row["mean"] >= 80 and row["width"] for row in by["kept"])
+    assert "image" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "number"),
+    [
+        (Choice("image", status="withdrawn"), 1),
+        (Choice("image", status="failed"), 1),
+        (Choice("image", status="pending"), 1),
+        (Choice("image", stage="ingest"), 3),
+    ],
+)
+def test_rows_by_status_and_stage(view: RunView, tmp_path: Path, choice: Choice, number: int) -> None:
+    assert write(view, choice, str(tmp_path / "some.jsonl")) == number
+    assert len((tmp_path / "some.jsonl").read_text().splitlines()) == number
+
+
+def test_the_three_formats_hold_the_same_values(view: RunView, tmp_path: Path) -> None:
+    choice = Choice("edit", columns=["side", "half_mean", "sources", "edited_image"])
+    for suffix in ("parquet", "csv", "jsonl"):
+        write(view, choice, str(tmp_path / f"edits.{suffix}"))
+    table = pq.read_table(tmp_path / "edits.parquet").to_pylist()
+    lines = [json.loads(line) for line in (tmp_path / "edits.jsonl").read_text().splitlines()]
+    with (tmp_path / "edits.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert table and len(table) == len(lines) == len(cells)  # noqa: PT018
+    for row, line, cell in zip(table, lines, cells, strict=True):
+        assert row["id"] == line["id"] == cell["id"]
+        assert row["half_mean"] == line["half_mean"] == float(cell["half_mean"])
+        assert row["sources"] == line["sources"] == json.loads(cell["sources"])
+        assert line["edited_image"] == cell["edited_image"]
+        assert row["edited_image"].startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_given_is_said(view: RunView, tmp_path: Path) -> None:
+    for choice, output, words in (
+        (Choice("image"), "rows.xlsx", "the name has to end with the format"),
+        (Choice("image", columns=["side"]), "rows.csv", "a column of edits"),
+        (Choice("image", columns=["meen"]), "rows.csv", "did you mean 'mean'"),
+        (Choice("image", stage="nothing"), "rows.csv", "no stage 'nothing'"),
+    ):
+        with pytest.raises(UgafError, match=words):
+            write(view, choice, str(tmp_path / output))
+    assert list(tmp_path.iterdir()) == []
