@@ -12,7 +12,7 @@ WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CHECKED = ugaf stages tests benchmarks
 
-.PHONY: run test test-models test-vllm train-demo check format bench clean
+.PHONY: run test test-models test-vllm train-demo smoke check format bench clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
@@ -28,6 +28,10 @@ test-vllm: $(MODELS_VENV)/.ready
 	UGAF_REQUIRE_MODELS=1 UGAF_REQUIRE_VLLM=1 UGAF_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 		$(MODELS_BIN)/python -m pytest tests/vllm
 
+# Every block of README.md as a user runs it, and every command that a page shows started.
+smoke: $(VENV)/.test
+	$(BIN)/python tests/smoke.py
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
@@ -41,7 +45,7 @@ format: $(VENV)/.dev
 train-demo: $(MODELS_VENV)/.ready
 	$(MODELS_BIN)/python benchmarks/train_demo.py
 
-bench: $(VENV)/.base
+bench: $(VENV)/.benchmarks
 	$(BIN)/python benchmarks/curation.py
 
 $(BIN)/pip:
@@ -50,6 +54,10 @@ $(BIN)/pip:
 
 $(VENV)/.base: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.benchmarks: $(VENV)/.base
+	$(BIN)/pip install --quiet --editable '.[benchmarks]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base

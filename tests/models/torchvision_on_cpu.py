@@ -11,6 +11,7 @@ Where the library does load, nothing is changed.
 
 from __future__ import annotations
 
+import argparse
 import importlib.abc
 import importlib.machinery
 import shutil
@@ -98,4 +99,6 @@ def install(python: Path | str) -> Path:
 
 
 if __name__ == "__main__":
-    print(f"torchvision can be imported beside a CPU torch in {install(sys.argv[1])}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("python", help="the environment's interpreter")
+    print(f"torchvision can be imported beside a CPU torch in {install(parser.parse_args().python)}")

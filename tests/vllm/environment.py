@@ -7,6 +7,7 @@ Nothing of ugaf is installed there: the server is a program of its own, which th
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -62,4 +63,6 @@ def _run(what: str, command: list[str], hint: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv-vllm").absolute())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".venv-vllm")
+    main(parser.parse_args().folder.absolute())
