@@ -16,9 +16,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf import images
+from ugaf import config, images, runner
 from ugaf.export import ExportSettings, export, split
 from ugaf.storage import Storage
+from ugaf.view import RunView
 
 Pair = tuple[int, int, int | None, str | None]
 """Source, edited, image_id, the split that it came with."""
@@ -186,3 +187,26 @@ def test_photographs_that_differ_in_a_byte_do_not_bring_one_picture_into_both_sp
     assert not _both(view)
     assert 0 < summary.left_out[split.OTHER_SPLIT] < 20
     assert summary.total + summary.left_out[split.OTHER_SPLIT] == 20
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_our_own_shards_keep_image_ids_and_splits_when_they_are_refined(
+    tmp_path: Path, photos: dict[str, np.ndarray], kind: str
+) -> None:
+    small = [images.decode(images.encode(photo), 128) for photo in photos.values()]
+    rows = [row for photo in small for row in edits_of(photo, 2)]
+    # An inverted edit: the made image is the source, the photograph the target.
+    rows += [{**row, "source_image": row["edited_image"], "edited_image": None} for row in rows[::3]]
+    made = FakeView(Storage(str(tmp_path / "made")), [fragment(*rows)])
+    export(made, ExportSettings(validation=0.4))
+    first = {row["edited"]["bytes"] + row["source"]["bytes"]: row for row in parquet_rows(made.storage)}
+    assert {row["split"] for row in first.values()} == {"train", "validation"}
+    document = {"name": "again", "inputs": [f"{tmp_path}/made/shards/{kind}"], "output": str(tmp_path / "again")}
+    stages = ["refinement.change_mask"]
+    pipeline = config.parse({**document, "engine": {"executor": "inline"}, "stages": stages})
+    runner.run(pipeline, runner.RunOptions(), lambda _: None, lambda _: None)
+    view = RunView(str(tmp_path / "again"), pipeline)
+    assert export(view, ExportSettings(validation=0.9)).total > 0
+    for row in parquet_rows(Storage(str(tmp_path / "again" / "shards"))):
+        before = first[row["edited"]["bytes"] + row["source"]["bytes"]]
+        assert (row["image_id"], row["split"]) == (before["image_id"], before["split"])

@@ -135,8 +135,7 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
         if counted is not None:
             counted.add(table)
         if grouping is not None:
-            columns_of = {name: table.column(name).to_pylist() for name in grouped_by(view)}
-            grouping.add(*(columns_of.get(name, [None] * table.num_rows) for name in GROUPED_BY))
+            grouping.add(*(table.column(name).to_pylist() for name in GROUPED_BY))
         for _, name in measures:
             kind = table.schema.field(name).type
             known |= {name} if not pa.types.is_null(kind) else set()
@@ -163,8 +162,8 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
 
 
 def grouped_by(view: RunView) -> list[str]:
-    """The columns of `GROUPED_BY` that the run has; none for pairs that are made here."""
-    return [name for name in GROUPED_BY if view.pipeline.is_pairs and name in view.pipeline.providers]
+    """The columns of `GROUPED_BY`; none for pairs that are made here."""
+    return list(GROUPED_BY) if view.pipeline.is_pairs else []
 
 
 def nothing(view: RunView, settings: ExportSettings) -> Plan:
@@ -260,7 +259,7 @@ class Reader:
         """The id of the pair's photograph, and its split; None where its donor is in the other one."""
         if self.groups is None:
             return row["parent"], split.of_edit(row["parent"], row.get("donor"), self.settings.validation)
-        image_id = row.get("image_id") or row["source_id"]
+        image_id = row["image_id"] or row["source_id"]
         return image_id, self.groups.of(row["source_id"]) or split.of_photograph(image_id, self.settings.validation)
 
     def _pair(self, row: dict[str, Any], image_id: str) -> tuple[Blob, Blob]:
