@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import UgafError
+from ugaf.errors import StopRun, UgafError
+from ugaf.ingest import image_id, pair_id
 from ugaf.location import scrub
 from ugaf.origins import Runs, runs_of
-from ugaf.storage import Storage, light_columns, parquet_bytes
+from ugaf.storage import Storage, light_columns, open_parquet, parquet_bytes
 from ugaf.tombstones import Tombstones
 
 Result = TypeVar("Result")
@@ -207,10 +208,18 @@ class _ImageReader:
                 return read(self._files[path])
 
         def opened(source: pa.NativeFile) -> Result:
-            file = self._files[path] = pq.ParquetFile(source)
+            file = self._files[path] = open_parquet(source)
             return read(file)
 
-        return _readable(self._storage, path, lambda: self._storage.read_with(path, opened, keep_open=True))
+        try:
+            return _readable(self._storage, path, lambda: self._storage.read_with(path, opened, keep_open=True))
+        except UgafError as error:
+            # Some are read in the middle of a row's work, and would be its verdict.
+            raise StopRun(str(error)) from error
+
+    def where(self, key: str) -> str:
+        """The part file that holds a row, as the user knows it."""
+        return self._storage.where(self._paths[self._places[key][0]])
 
 
 class FragmentValues:
@@ -236,11 +245,33 @@ class FragmentValues:
             if heavy and stage not in self._images:
                 self._images[stage] = _ImageReader(self.columns, stage, self.fragment)
             found = self._images[stage].read(heavy, ids) if heavy else {}
+            if stage == INGEST and found:
+                self._check_ids(found)
             cached = self._all_light(stage) if light else {}
             for key in ids:
                 out[key].update({name: found.get(key, {}).get(name) for name in heavy})
                 out[key].update({name: cached.get(key, {}).get(name) for name in light})
         return out
+
+    def _check_ids(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """The id of a photograph, or of a pair whose images are both read, is that of its bytes.
+
+        Raises StopRun where a stored image is another one than was taken in: no row's fault, and nobody's verdict.
+        """
+        pairs = self.pipeline.is_pairs
+        for key, values in found.items():
+            if values.get("image") is None or (pairs and values.get("edited_image") is None):
+                continue
+            if pairs:
+                known = self._all_light(INGEST)[key]
+                right = pair_id(values["image"], values["edited_image"], known["instruction"], known["boxes"])
+            else:
+                right = image_id(values["image"])
+            if right != key:
+                raise StopRun(
+                    f"{self._images[INGEST].where(key)}: damaged: the image of row {key} is not the one that was taken "
+                    "in.\nDelete the file, and the same command takes its photographs in again."
+                )
 
     def _all_light(self, stage: str) -> dict[str, dict[str, Any]]:
         if stage not in self._light:
@@ -267,7 +298,7 @@ def _parquet(storage: Storage, path: str, read: Callable[[pq.ParquetFile], Resul
     """What `read` makes of an open Parquet file of the run."""
 
     def opened(source: pa.NativeFile) -> Result:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source) as file:
             return read(file)
 
     return _readable(storage, path, lambda: storage.read_with(path, opened))

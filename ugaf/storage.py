@@ -309,6 +309,8 @@ def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
 
     The other columns of a file with images stand in its footer too (see `light_columns`): between the images they lie
     in as many pieces as there are row groups, and a remote store answers a request for each.
+
+    Every page has a checksum (see `open_parquet`): a flipped bit in an image would otherwise be another image.
     """
     import pyarrow.parquet as pq
 
@@ -321,12 +323,20 @@ def parquet_bytes(table: pa.Table, heavy: tuple[str, ...] = ()) -> pa.Buffer:
         compression={name: "NONE" if name in heavy else "ZSTD" for name in table.column_names} if heavy else "ZSTD",
         use_dictionary=light,
         write_statistics=light,
+        write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=8 if heavy else 64 * 1024)
         if heavy:
             copy = parquet_bytes(table.select(light).replace_schema_metadata(None)).to_pybytes()
             writer.add_key_value_metadata({LIGHT: base64.b64encode(copy).decode()})
     return sink.getvalue()
+
+
+def open_parquet(source: pa.NativeFile) -> ParquetFile:
+    """A Parquet file whose pages are held against their checksums where it has them: OSError for one that differs."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 def light_columns(file: ParquetFile, names: Sequence[str]) -> pa.Table:
@@ -366,4 +376,4 @@ def read_parquet(data: bytes) -> pa.Table:
     """The table of a small Parquet file."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(io.BytesIO(data), page_checksum_verification=True)

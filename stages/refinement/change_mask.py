@@ -31,9 +31,12 @@ class ChangeMask(Stage):
 
     `iou` is between the box of the main change and the smallest box around all target boxes: an edit of two boxes that
     changed only one of them scores low. Null where the row has no target box.
+
+    `aspect_difference`: the larger of the two images' aspect ratios (width over height) over the smaller, less 1. An
+    editor that rounds sides to multiples of 16 makes a few hundredths; a turned or cropped image a tenth and more.
     """
 
-    version = 1
+    version = 2
     reads = ("image", "edited_image", "task", "boxes")
     optional_reads = ("source_image",)
     writes = pa.schema(
@@ -47,6 +50,9 @@ class ChangeMask(Stage):
             ("shift_y", pa.float64()),
             ("colour_drift", pa.float64()),
             ("noise", pa.float64()),
+            ("edited_width", pa.int32()),
+            ("edited_height", pa.int32()),
+            ("aspect_difference", pa.float64()),
         ]
     )
     ranges: ClassVar[Mapping[str, Range]] = {
@@ -55,6 +61,7 @@ class ChangeMask(Stage):
         "change_area": (0, 1),
     }
     keep: ClassVar[dict[str, dict[str, Any]]] = {
+        "aspect_difference": {"max": 0.1},
         "change_area": {"min": 0.0005},
         "iou": {"min": 0.4},
         "change_inside": {"min": 0.7},
@@ -64,7 +71,8 @@ class ChangeMask(Stage):
         source = row.source()
         height, width = source.shape[:2]
         targets = [boxes.clip(box, width, height) for box in row["boxes"] or ()]
-        change = detect_change(source, row.edited(), drift_for(row["task"], bool(targets)))
+        edited = row.edited()
+        change = detect_change(source, edited, drift_for(row["task"], bool(targets)))
         iou = inside = None
         if targets:
             iou = boxes.iou(change.box, boxes.union(targets)) if change.box else 0.0
@@ -79,7 +87,16 @@ class ChangeMask(Stage):
             "shift_y": change.shift_y,
             "colour_drift": change.drift,
             "noise": change.noise,
+            "edited_width": edited.shape[1],
+            "edited_height": edited.shape[0],
+            "aspect_difference": aspect_difference(source.shape, edited.shape),
         }
+
+
+def aspect_difference(source: tuple[int, ...], edited: tuple[int, ...]) -> float:
+    """Of two shapes (height, width, ...): the larger ratio of width to height over the smaller, less 1."""
+    ratio = (edited[1] * source[0]) / (edited[0] * source[1])
+    return max(ratio, 1 / ratio) - 1
 
 
 def drift_for(task: str | None, has_box: bool) -> Drift:

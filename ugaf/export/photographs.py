@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raise it when the same rows give other files."""
 
-TAR_FORMATS = ("jpg", "png")
-"""What every reader of tars decodes; other formats become PNG there."""
-
 _MADE_HERE = frozenset({"id", "image", "image_reencoded", "split"})
 _SCALARS = (
     (pat.is_string, "string"),
@@ -57,7 +54,7 @@ class Photograph:
         """(extension, bytes) of the image as a tar holds it."""
         if self.image is None:
             return []
-        blob = self.image if self.image.extension in TAR_FORMATS else self.image.as_png()
+        blob = self.image.as_jpg_or_png()
         return [(blob.extension, blob.data)]
 
     def cells(self) -> dict[str, Any]:

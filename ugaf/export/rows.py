@@ -7,7 +7,8 @@ lie together in the stored columns, and their edits should not all follow each o
 
 Bytes are handed on as they are wherever any reader sees in them what ugaf saw. Where one that only decodes would not
 (EXIF rotation, CMYK, alpha, 16 bits: pixels or size would not fit the other image and the boxes), they become a PNG of
-exactly the pixels that the pipeline worked on, and the row says so.
+exactly the pixels that the pipeline worked on, and the row says so. So does an edited image of another size than its
+source's: on the source's grid (see `ugaf.registration`), unless the settings want it as it came.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import json
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from ugaf import images
+from ugaf import images, registration
 from ugaf.export import balanced, provenance, split
 from ugaf.export import columns as export_columns
 from ugaf.export.balanced import Balance
@@ -44,6 +46,9 @@ LIGHT = tuple(column.name for column in export_columns.CORE if not column.is_ima
 GROUPED_BY = ("source_id", "edited_id", "image_id", "split")
 """Of pairs from elsewhere, the columns that decide on their splits (see `split.Grouping`)."""
 
+TAR_FORMATS = ("jpg", "png")
+"""What every reader of tars decodes; other formats become PNG there."""
+
 CHUNK_ROWS = 64
 """Edits whose images are read at once, give or take those of one photograph: what an export holds in memory."""
 
@@ -56,15 +61,25 @@ _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 
 @dataclass(frozen=True)
 class Blob:
-    """An encoded image: its bytes, its extension ("jpg", "png", ...) and whether the bytes were made here."""
+    """An encoded image: its bytes, its extension ("jpg", "png", ...) and whether the bytes were made here.
+
+    png: the same pixels as PNG, where they are known already.
+    """
 
     data: bytes
     extension: str
     reencoded: bool = False
+    png: bytes | None = None
 
     def as_png(self) -> Blob:
         """The same pixels as PNG."""
-        return self if self.extension == "png" else Blob(images.encode(images.decode(self.data)), "png", True)
+        if self.extension == "png":
+            return self
+        return Blob(self.png if self.png is not None else images.encode(images.decode(self.data)), "png", True)
+
+    def as_jpg_or_png(self) -> Blob:
+        """Itself, or the same pixels as PNG."""
+        return self if self.extension in TAR_FORMATS else self.as_png()
 
 
 @dataclass(frozen=True)
@@ -81,22 +96,27 @@ class Record:
 
     @property
     def image_bytes(self) -> int:
-        return sum(len(data) for _, data in self.files())
+        return sum(len(data) for _, data in self._named(self.source, self.edited))
 
     def files(self) -> list[tuple[str, bytes]]:
-        """(extension, bytes) of each image, named as the tar members are: "source.jpg", "edit_mask.png", ..."""
-        pairs = [(f"source.{self.source.extension}", self.source.data)]
-        pairs.append((f"edited.{self.edited.extension}", self.edited.data))
+        """(extension, bytes) of each image as the tars hold it: "source.jpg", "edit_mask.png", ..."""
+        return self._named(self.source.as_jpg_or_png(), self.edited.as_jpg_or_png())
+
+    def _named(self, source: Blob, edited: Blob) -> list[tuple[str, bytes]]:
+        pairs = [(f"source.{source.extension}", source.data), (f"edited.{edited.extension}", edited.data)]
         masks = (("edit_mask.png", self.edit_mask), ("change_mask.png", self.change_mask))
         return [*pairs, *((name, data) for name, data in masks if data is not None)]
 
     def json(self) -> bytes:
-        """`values` as JSON with sorted keys; what is not a finite number is null."""
-        return as_json(self.values)
+        """`values` as they hold for `files`, as JSON with sorted keys; what is not a finite number is null."""
+        blobs = {"source": self.source, "edited": self.edited}
+        made = {f"{role}_reencoded": blob.as_jpg_or_png().reencoded for role, blob in blobs.items()}
+        return as_json(self.values | made)
 
     def cells(self) -> dict[str, Any]:
-        """The row of the Parquet table."""
-        blobs = {name.split(".")[0]: {"bytes": data, "path": f"{self.id}.{name}"} for name, data in self.files()}
+        """The row of the Parquet table, with each image's own bytes."""
+        named = self._named(self.source, self.edited)
+        blobs = {name.split(".")[0]: {"bytes": data, "path": f"{self.id}.{name}"} for name, data in named}
         return {"edit_mask": None, "change_mask": None, **self.values, **blobs}
 
 
@@ -267,11 +287,24 @@ class Reader:
         own = {name: row.get(name) for name in ("source_image", "edited_image")}
         if own["source_image"] is None and own["edited_image"] is None:
             raise images.ImageError("the row has neither a source_image nor an edited_image")
-        blobs = [self._blob(data if data is not None else row["image"] or b"", image_id) for data in own.values()]
-        return blobs[0], blobs[1]
+        source, edited = (self._blob(row["image"] or b"" if data is None else data, image_id) for data in own.values())
+        return source, self._on_one_grid(source, edited) if self.settings.registered else edited
+
+    def _on_one_grid(self, source: Blob, edited: Blob) -> Blob:
+        """The edited image, at the source's size if it has another: what it does not show is the source's."""
+        infos = [images.probe(blob.data) for blob in (source, edited)]
+        if len({(info.width, info.height) for info in infos}) == 1:
+            return edited
+        original = images.decode(source.data)
+        found = registration.register(original, images.decode(edited.data))
+        pixels = np.where(found.valid[..., None], found.edited, original)
+        return Blob(images.encode(pixels), "png", reencoded=True)
 
     def _blob(self, data: bytes, image_id: str) -> Blob:
-        return as_blob(data, lambda: self._pngs.get(data, image_id))
+        blob = as_blob(data, lambda: self._pngs.get(data, image_id))
+        if "webdataset" in self.settings.formats and blob.extension not in TAR_FORMATS:
+            blob = replace(blob, png=self._pngs.get(data, image_id))
+        return blob
 
     def _values(self, row: dict[str, Any]) -> dict[str, Any]:
         boxes = row.get("boxes") or []

@@ -30,6 +30,11 @@ class ExportSettings(Settings):
     balance: BalanceSettings | None = Field(
         None, description="count the pairs by category, and sample them to a target; default: neither"
     )
+    registered: bool = Field(
+        True,
+        description="write an edited image of another size than its source's at its source's size, aligned to it; "
+        "false: as it came",
+    )
     adapters: list[str] = Field([], description=f"layouts of trainers to write besides: {', '.join(sorted(ADAPTERS))}")
     license: str = Field("unknown", description="licence of the dataset: a Hugging Face Hub identifier, or free text")
 

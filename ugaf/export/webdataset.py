@@ -1,6 +1,7 @@
 """WebDataset shards: tars with `KEY.source.jpg`, `KEY.edited.png`, `KEY.json` and, where there are, the masks; of
 photographs, `KEY.jpg` or `KEY.png` and `KEY.json`.
 
+Images are JPEGs and PNGs, which every reader's loop knows: others become PNG, without loss.
 A tar is a function of its records alone: members in order of name within a sample, no time of day, owner or mode of
 the machine that wrote it.
 """
