@@ -52,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle_one(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         fault = self.server.fault(self.command, self.path)
         self.server.given[fault] += 1
         if fault == "reset":
@@ -63,6 +63,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._hand_on(body, cut=fault == "cut")
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_one  # noqa: N815 (the names of http.server)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return body
 
     def _refuse(self, status: int, code: str) -> None:
         body = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
@@ -76,7 +87,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _hand_on(self, body: bytes, cut: bool) -> None:
         behind = http.client.HTTPConnection(*self.server.behind, timeout=30)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            skipped = ("expect", "transfer-encoding", "content-length")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
             behind.request(self.command, self.path, body=body, headers=headers)
             answer = behind.getresponse()
             data = answer.read()
