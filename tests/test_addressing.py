@@ -104,7 +104,8 @@ def test_pairs_are_found_by_their_line_and_their_file(tmp_path: Path) -> None:
     a, b = make_photos(tmp_path / "in", 2)
     line = {"source": a.name, "edited": b.name, "instruction": "swap"}
     (tmp_path / "in" / "pairs.jsonl").write_text(json.dumps(line))
-    view = go(pipeline([str(tmp_path / "in" / "pairs.jsonl")], tmp_path / "run", [MEAN]))
+    inputs = [{"path": str(tmp_path / "in" / "pairs.jsonl"), "kind": "pairs"}]
+    view = go(pipeline(inputs, tmp_path / "run", [MEAN]))
     assert view.find("pairs.jsonl#1")[1] == view.find("pairs.jsonl")[1] == "edit"
 
 
