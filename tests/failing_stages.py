@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ class Failing(Stage):
         how: str = operational("slip", description="slip, row, service")
         good: int = operational(0)
         only: str = operational("", description="fail only rows whose id begins with one of these characters")
+        wait_s: float = operational(0.0, description="seconds that each row takes")
         mended: str = operational("", description="a file: where it is, no row fails")
 
     def setup(self) -> None:
@@ -28,6 +30,7 @@ class Failing(Stage):
 
     def process(self, row: Row) -> Outcome:
         self.done += 1
+        time.sleep(self.settings.wait_s)
         mended = bool(self.settings.mended) and os.path.exists(self.settings.mended)
         chosen = not self.settings.only or row.id[0] in self.settings.only
         if self.done > self.settings.good and chosen and not mended:

@@ -15,19 +15,31 @@ from ugaf.commands import COMMANDS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
+    from ugaf import endings
     from ugaf.errors import StopRun, UgafError
 
     # A script's path lacks the working folder, which `python -m` has; last, so that nothing there hides a package.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return int(options.run_command(options) or 0)
+        with endings.ended_by_signals():
+            status = int(options.run_command(options) or 0)
+            sys.stdout.flush()
+            return status
     except (UgafError, StopRun) as error:
         print(f"ugaf: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("ugaf: interrupted; what is done is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        print(f"ugaf: interrupted; {endings.GOES_ON}", file=sys.stderr)
+        return endings.INTERRUPTED
+    except BrokenPipeError:
+        return endings.reader_gone()
+    except OSError as error:
+        known = endings.mend(error)
+        if known is None:
+            raise
+        print(f"ugaf: {known}", file=sys.stderr)
+        return known.status
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

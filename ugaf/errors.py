@@ -8,6 +8,10 @@ from typing import get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+MANY_FAILED = 3
+"""Exit status of a run that is done, but more rows failed than `--max-failed` allows."""
+NOTHING_KEPT = 4
+"""Exit status of a run that is done, but kept nothing."""
 STOPPED = 75
 """Exit status of a command that was stopped by a fault which is not its own: run again, it goes on."""
 

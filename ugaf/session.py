@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,13 +46,15 @@ class Session:
         """Raises StopRun where Ray does not start, or cannot be reached."""
         # Ray's native code prints notices for its own developers to this terminal: only fatal ones are for users.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # And on SIGTERM its stack: Python's own handler is for users.
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         if ray.is_initialized():
             return self
         try:
-            with _native_stderr_hidden():
+            with _native_stderr_hidden(), _own_sigterm():
                 _connect(self.address)
         except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
             doing = "start Ray here" if self.address == "local" else f"reach Ray at {self.address!r}"
@@ -104,6 +108,19 @@ def _of_a_local_ray() -> dict[str, Any]:
     path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
     environment = {"env_vars": {"PYTHONPATH": path}}
     return {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "runtime_env": environment}
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray puts a handler in the place of that which was there; afterwards that one is there again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

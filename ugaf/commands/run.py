@@ -25,6 +25,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-export", action="store_true", help="stop before shards and report")
     arguments.replace_shards(parser)
     parser.add_argument(
+        "--max-failed",
+        default="0.05",
+        metavar="SHARE",
+        help="exit with 3 if more of a stage's rows failed: a share (0.05, 5%%) or a number of rows (default: 0.05)",
+    )
+    parser.add_argument(
         "--progress",
         choices=("auto", "plain", "json", "none"),
         default="auto",
@@ -33,23 +39,32 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UgafError if rows are left pending."""
+    """Raises StopRun if rows are left pending."""
     from rich.markup import escape
 
+    from ugaf import endings
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
     from ugaf.progress.files import command_line
     from ugaf.progress.live import Call
 
+    most = endings.max_failed(options.max_failed)
     pipeline = asked.load(options)
     with Call(pipeline, console, options.progress, command_line(sys.argv[1:])) as call:
         call.say(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
-        status = _work(pipeline, options, call)
-        call.finish(status)
+        stages = _work(pipeline, options, call)
+        whole = not (options.stage or options.first or options.last)
+        if whole:
+            _check_nothing_waits(stages, {stage.name: stage.done for stage in call.tracker.state().stages})
+        status, why = endings.of_run(stages, most)
+        if why:
+            call.note(why)
+        call.finish(status, why)
     return status
 
 
-def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
+def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[StageCounts]:
+    """Returns the funnel of the stages that were asked for."""
     from rich.markup import escape
 
     from ugaf import runner, status
@@ -86,15 +101,18 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> int:
         call.say(f"card    {escape(f'{pipeline.output}/README.md')}")
     call.say(f"{time.perf_counter() - began:.1f} s")
     call.result(status.document(view, counts))
-    if not (options.stage or options.first or options.last):
-        _check_nothing_waits(counts, {stage.name: stage.done for stage in call.tracker.state().stages})
-    return 0
+    run_options = asked.run_options(options)
+    order = [stage.name for stage in counts]
+    first = order.index(run_options.first) if run_options.first else 0
+    last = order.index(run_options.last) if run_options.last else len(order) - 1
+    return counts[first : last + 1]
 
 
 def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int]) -> None:
     """Raises what is known of rows that are pending after a run that was not stopped."""
     from ugaf.config import INGEST
-    from ugaf.errors import StopRun, UgafError
+    from ugaf.endings import Unfinished
+    from ugaf.errors import StopRun
 
     waiting = {stage.name: stage.pending for stage in counts if stage.pending}
     if not waiting:
@@ -110,4 +128,5 @@ def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int])
         if lost
         else "the engine ended without doing this work, and without an error"
     )
-    raise UgafError(f"rows are still pending ({known}): {why}. The same command may do no better: please report it")
+    # No scheduler shall run it again for ever.
+    raise Unfinished(f"rows are still pending ({known}): {why}. The same command may do no better: please report it")

@@ -1,0 +1,115 @@
+"""How a command ends, as schedulers see it: exit statuses, signals, and no traceback for what a user can mend."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from engine_tools import make_photos
+
+from ugaf import cli, endings
+from ugaf.errors import ConfigError
+
+FAILING = "failing_stages:Failing"
+
+
+def command(tmp_path: Path, photos: int = 12, **stage: object) -> list[str]:
+    make_photos(tmp_path / "photos", photos)
+    document = {
+        "name": "ends",
+        "inputs": [str(tmp_path / "photos")],
+        "output": str(tmp_path / "run"),
+        "engine": {"executor": "inline", "stop_after_alike": 0},
+        "stages": [{FAILING: stage}],
+    }
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(document))
+    return ["run", str(tmp_path / "pipeline.yaml"), "--no-export"]
+
+
+def started(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+    """The command as a process of its own, which finds our stages."""
+    root = Path(cli.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ugaf", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize(
+    ("good", "most", "status"),
+    [(12, "0", 0), (11, "0.05", 3), (11, "1", 0), (11, "10%", 0), (11, "0", 3), (0, "100%", 4)],
+)
+def test_the_status_says_whether_too_much_failed_or_nothing_was_kept(
+    good: int, most: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command(tmp_path, good=good, how="row"), "--max-failed", most]) == status
+    said = capsys.readouterr().out
+    assert ("--max-failed" in said) == (status == 3)
+    assert ("nothing was kept" in said) == (status == 4)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "many", "150%", "nan", ""])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--max-failed"):
+        endings.max_failed(text)
+
+
+def test_sigterm_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
+    arguments = command(tmp_path, 40, wait_s=0.4)
+    process = started(arguments)
+    log = tmp_path / "run" / "log.txt"
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("ingest*/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "SIGTERM" in said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert "exit code 75" in log.read_text()
+    assert cli.main([*arguments, "--set", f"{FAILING}.wait_s=0"]) == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    assert cli.main(command(tmp_path)) == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = started(["status", str(tmp_path / "run"), "--trust", "failing_stages"])
+    process.communicate(timeout=60)
+    process = subprocess.Popen(process.args, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "no permission"])
+def test_an_output_that_cannot_be_written_is_named_without_a_traceback(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(tmp_path)
+    place = tmp_path / "taken"
+    if kind == "no permission":
+        if os.geteuid() == 0:
+            pytest.skip("root may write everywhere")
+        place.mkdir(mode=0o500)
+        place /= "run"
+    else:
+        place.write_text("a file")
+        place /= "run" if kind == "below a file" else ""
+    assert cli.main([*arguments, "--output", str(place)]) in (2, 75)
+    said = capsys.readouterr().err
+    assert str(tmp_path / "taken") in said
+    assert "Traceback" not in said
