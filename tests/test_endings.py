@@ -32,17 +32,16 @@ def command(tmp_path: Path, photos: int = 12, **stage: object) -> list[str]:
     return ["run", str(tmp_path / "pipeline.yaml"), "--no-export"]
 
 
-def started(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+def started(arguments: list[str], stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """The command as a process of its own, which finds our stages."""
     root = Path(cli.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
     return subprocess.Popen(
         [sys.executable, "-m", "ugaf", *arguments],
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
     )
 
 
@@ -66,7 +65,7 @@ def test_a_share_that_is_none_is_refused(text: str) -> None:
 
 
 def test_sigterm_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
-    arguments = command(tmp_path, 40, wait_s=0.4)
+    arguments = command(tmp_path, 40, wait_s=0.4, good=40)
     process = started(arguments)
     log = tmp_path / "run" / "log.txt"
     deadline = time.monotonic() + 60
@@ -83,16 +82,15 @@ def test_sigterm_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    assert cli.main(command(tmp_path)) == 0
+    assert cli.main(command(tmp_path, good=12)) == 0
     reader, writer = os.pipe()
     os.close(reader)
-    process = started(["status", str(tmp_path / "run"), "--trust", "failing_stages"])
-    process.communicate(timeout=60)
-    process = subprocess.Popen(process.args, stdout=writer, stderr=subprocess.PIPE, text=True)
+    process = started(["status", str(tmp_path / "run"), "--trust", "failing_stages"], stdout=writer)
     os.close(writer)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
+    assert process.returncode == endings.READER_GONE
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "no permission"])

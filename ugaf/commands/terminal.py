@@ -11,7 +11,15 @@ from rich.table import Table
 
 from ugaf.view import StageCounts
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+class _Console(Console):
+    """Leaves it to the command line how a command ends whose reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def failure_lines(counts: Sequence[StageCounts]) -> list[str]:
