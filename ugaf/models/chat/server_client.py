@@ -12,6 +12,8 @@ clients of the process share. There a request goes from try to try:
 - an answer that cannot be used: asked again, up to `answer_tries` times;
 - refused as a request (other 4xx): a Failure at once.
 
+A failure is the request's own only where the server answers others meanwhile (`blame`).
+
 What is nobody's own fault (a refused key, a model that is not there, a server that stays away) stops every call with
 StopRun, and what is in flight is cancelled.
 """
@@ -31,13 +33,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 from ugaf.errors import StopRun
 from ugaf.failure import Failure
 from ugaf.models.chat import transport
+from ugaf.models.chat.blame import Blame
 from ugaf.models.chat.endpoints import Endpoint, Endpoints
 from ugaf.models.chat.reply import AnswerError
 from ugaf.models.chat.transport import STEADY, Pace, TryError
 from ugaf.models.servers import ServerLink
 
-REFUSED_AT_FIRST = 20
-"""Requests refused (HTTP 4xx), with none answered, after which the run stops: it would be so for every row."""
 REFUSED_CONNECTIONS = 20
 """Times that a request may find nobody at an endpoint which was up a moment before."""
 
@@ -69,7 +70,7 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
         self._lock = threading.Lock()
         self._calls: list[_Call] = []
         self._answered = False
-        self._refused = 0
+        self._evidence = Blame(link.name, pace, link.settings.patience_s, link.settings.answer_tries, self._once)
         self._loop = _loop()
         self._key = self._read_key()
         self._endpoints = Endpoints(link, pace, self._open, self._stop)
@@ -173,22 +174,40 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
             return Failure(type(error).__name__, self._safe(str(error) or repr(error)))
 
     async def _answer(self, ready: Ready) -> Answer | Failure:
-        spent = _Spent()
+        spent, since = _Spent(), self._evidence.good
         while True:
-            endpoint = await self._endpoints.take()
-            try:
-                said = await self._sent(endpoint, ready, spent)
-            except TryError as fault:
-                failure = await self._after(fault, endpoint, spent)
+            outcome = await self._tried(ready, spent)
+            if isinstance(outcome, Failure):
+                failure = await self._evidence.of(outcome, since)
                 if failure is not None:
                     return failure
-                continue
-            try:
-                return await self.read(said, ready, spent.sent)
-            except AnswerError as error:
-                spent.answers += 1
-                if spent.answers >= self.settings.answer_tries:
-                    return self._failure(error.kind, str(error), spent)
+                spent, since = _Spent(), self._evidence.good
+            elif outcome is not None:
+                self._evidence.answered(ready)
+                return outcome
+
+    async def _tried(self, ready: Ready, spent: _Spent) -> Answer | Failure | None:
+        """What one more try brings; None where another one may help."""
+        endpoint = await self._endpoints.take()
+        try:
+            said = await self._sent(endpoint, ready, spent)
+            return await self.read(said, ready, spent.sent)
+        except TryError as fault:
+            return await self._after(fault, endpoint, spent)
+        except AnswerError as error:
+            spent.answers += 1
+            enough = spent.answers >= self.settings.answer_tries
+            return self._failure(error.kind, str(error), spent) if enough else None
+
+    async def _once(self, ready: Ready) -> Answer:
+        """One try of a request, for what it tells of the server. Raises TryError, AnswerError."""
+        endpoint = await self._endpoints.take()
+        try:
+            return await self.read(await self._sent(endpoint, ready, _Spent()), ready, 1)
+        except TryError as fault:
+            if fault.unreachable:
+                self._endpoints.set_aside(endpoint, self._safe(f"{fault.kind}: {fault}"))
+            raise
 
     async def _sent(self, endpoint: Endpoint, ready: Ready, spent: _Spent) -> Any:
         try:
@@ -238,14 +257,6 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
                 f"(most end in /v1) and the model's name, {self.settings.name_in_requests!r}"
             )
 
-        # One refusal is its row's; where nothing else was ever answered, it is how all rows are asked.
-        self._refused += 1
-        if not self._answered and self._refused >= REFUSED_AT_FIRST:
-            raise StopRun(
-                f"server {self._link.name!r}: {endpoint.url} refused the first {self._refused} requests and answered "
-                f"none; the last: {self._safe(str(fault))}"
-            )
-
     def _fault(self, fault: TryError, endpoint: Endpoint, spent: _Spent) -> Failure:
         return self._failure(fault.kind, f"{endpoint.url}: {fault}", spent)
 
@@ -256,7 +267,7 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
     def _stop(self, error: StopRun) -> None:
         """Stop every call that is going on; later calls begin anew."""
         self._answered = False
-        self._refused = 0
+        self._evidence.reset()
         self._endpoints.reset()
         with self._lock:
             calls = list(self._calls)

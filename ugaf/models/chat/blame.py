@@ -1,0 +1,105 @@
+"""Whose fault is a request that failed: its own, or the server's?
+
+A request is to blame only where the server answers others meanwhile. If none was answered since the request was first
+sent, the last one that was answered well is asked again (the witness): if it is answered, the failure is the request's
+own; if not, the server has changed its mind (a key that has expired, a model that was unloaded, a template that broke)
+and no row is failed for it. Where nothing was ever answered there is no witness: such failures are marked as unforeseen
+(`Failure.foreseen`), so that the run stops if they are all there is, and after REFUSED_AT_FIRST of them it stops here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from ugaf.errors import StopRun
+from ugaf.failure import Failure
+from ugaf.models.chat.reply import AnswerError
+from ugaf.models.chat.transport import Pace, TryError
+
+REFUSED_AT_FIRST = 20
+"""Requests that failed, with none answered well, after which the run stops: it would be so for every row."""
+
+Ready = TypeVar("Ready")
+
+
+class Blame(Generic[Ready]):
+    """What one client knows of its server's answers. All of it runs on the event loop.
+
+    name: the server's, for messages. ask: sends a request once and reads its answer; raises TryError, AnswerError.
+    patience_s: how long a server may fail in a way that passes. tries: how often in one that does not.
+    """
+
+    def __init__(
+        self, name: str, pace: Pace, patience_s: float, tries: int, ask: Callable[[Ready], Awaitable[object]]
+    ) -> None:
+        self.good = 0
+        self._name = name
+        self._pace = pace
+        self._patience_s = patience_s
+        self._tries = tries
+        self._ask = ask
+        self._bad = 0
+        self._witness: list[Ready] = []
+        self._asking: asyncio.Task[bool] | None = None
+
+    def answered(self, ready: Ready) -> None:
+        """A request was answered well."""
+        self.good += 1
+        self._witness = [ready]
+
+    def reset(self) -> None:
+        """After a stop: the server may be mended."""
+        self._bad = 0
+
+    async def of(self, failure: Failure, since: int) -> Failure | None:
+        """The failure, where it is the request's own; None where the server was at fault and is well again, so that the
+        request is to be sent anew. Raises StopRun where the server is at fault.
+
+        since: `good` when the request was first sent.
+        """
+        if self.good > since:
+            return failure
+        if not self._witness:
+            self._bad += 1
+            if self._bad >= REFUSED_AT_FIRST:
+                raise StopRun(
+                    f"server {self._name!r} refused the first {self._bad} requests and answered none, or none in a way "
+                    f"that can be used; the last: {failure}"
+                )
+            return replace(failure, foreseen=False)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_witness(failure))
+            self._asking.add_done_callback(self._asked)
+        return failure if await asyncio.shield(self._asking) else None
+
+    async def _ask_witness(self, failure: Failure) -> bool:
+        """Whether it is answered at once; False where that took a while. Raises StopRun if it is not answered."""
+        began, tries = time.monotonic(), 0
+        while True:
+            try:
+                await self._ask(self._witness[0])
+            except TryError as error:
+                passes, said = error.retry or error.unreachable, str(error)
+            except AnswerError as error:
+                passes, said = False, str(error)
+            else:
+                self.good += 1
+                return tries == 0
+            tries += 1
+            if time.monotonic() - began > self._patience_s if passes else tries >= self._tries:
+                raise StopRun(
+                    f"server {self._name!r} answered {self.good} requests, and now fails them all, also one that it "
+                    f"answered before: {failure.type}: {said}. Look at the server (its log, its key, its model), then "
+                    "run the same command again; no row is failed for it"
+                )
+            await asyncio.sleep(self._pace.backoff(tries, None))
+
+    def _asked(self, task: asyncio.Task[bool]) -> None:
+        self._asking = None
+        # Whoever waited for it may have been cancelled: asyncio would log its StopRun as never seen.
+        if not task.cancelled():
+            task.exception()
