@@ -28,7 +28,7 @@ _MEND = {
 }
 
 
-class Unfinished(UgafError):
+class UnfinishedError(UgafError):
     """A run came to its end with rows that are still pending, and nobody said why: a fault of ours."""
 
     status = 1

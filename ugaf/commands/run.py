@@ -111,7 +111,7 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
 def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int]) -> None:
     """Raises what is known of rows that are pending after a run that was not stopped."""
     from ugaf.config import INGEST
-    from ugaf.endings import Unfinished
+    from ugaf.endings import UnfinishedError
     from ugaf.errors import StopRun
 
     waiting = {stage.name: stage.pending for stage in counts if stage.pending}
@@ -129,4 +129,6 @@ def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int])
         else "the engine ended without doing this work, and without an error"
     )
     # No scheduler shall run it again for ever.
-    raise Unfinished(f"rows are still pending ({known}): {why}. The same command may do no better: please report it")
+    raise UnfinishedError(
+        f"rows are still pending ({known}): {why}. The same command may do no better: please report it"
+    )
