@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -58,12 +59,14 @@ def ended_by_signals() -> Iterator[None]:
 
 def mend(error: OSError) -> UgafError | StopRun | None:
     """What a user reads of an error of the operating system; None for one that no user can mend."""
-    path = error.filename if isinstance(error.filename, str) else ""
+    # Arrow's errors name the file in their text only.
+    named = re.search(r"'([^']+)'", str(error))
+    path = error.filename if isinstance(error.filename, str) else named[1] if named else ""
     fault = faults.service_fault(error)
     if fault is not None:
         return faults.stop(path or ".", fault)
-    if path and error.errno in _MEND:
-        return UgafError(f"{path}: {_MEND[error.errno]} ({error.strerror})")
+    if path and error.errno is not None and error.errno in _MEND:
+        return UgafError(f"{path}: {_MEND[error.errno]} ({os.strerror(error.errno)})")
     return None
 
 
