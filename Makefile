@@ -9,16 +9,21 @@ BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
 # Tests wait for Ray and servers more than they compute: a few processes at once, on few cores too.
 WORKERS ?= 3
-PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# What needs nothing but this process: the tests to run after each change.
+QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
 CHECKED = ugaf stages tests benchmarks
 
-.PHONY: run test test-models test-vllm train-demo smoke check format bench clean
+.PHONY: run test test-quick test-models test-vllm train-demo smoke check format bench clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm $(PARALLEL)
+
+test-quick: $(VENV)/.test
+	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm $(PARALLEL) -m "$(QUICK)"
 
 test-models: $(MODELS_VENV)/.ready
 	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models $(PARALLEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 # As in the engine's workers, and before numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +21,8 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from ugaf.session import Session
 
 cv2.setNumThreads(1)
 settings.register_profile("ugaf", deadline=None, derandomize=True)
@@ -98,19 +101,52 @@ def s3_url() -> Iterator[str]:
     server.stop()
 
 
-SLOW = (
-    "test_engine_ray",
-    "test_engine_models",
-    "test_cli",
-    "test_engine_edges",
-    "test_cluster",
-    "test_servers",
-    "test_trainer_loop",
-    "test_rl_loop",
-)
-"""Files that start Ray, servers or trainings again and again. Run last, they would keep one process busy for long."""
+HELPERS = {
+    "servers": {"chat_server", "fake_model_server", "images_server", "web_server"},
+    "s3": {"faulty_store"},
+}
+"""Modules of the tests that start servers: a test file that imports from one needs what it is listed under."""
+FOLDERS = {"models": "torch", "vllm": "vllm"}
+"""Environments: folders whose tests need their libraries."""
+FIXTURES = {"browser": "browser", "s3_url": "s3", "head": "own_ray", "ray_here": "own_ray"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first, in this order."""
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+    """Give each test the markers that follow from what it uses, and a group; the slow ones come first.
+
+    A group runs in one process: the tests of a file, with their fixtures, and those of the marker `ray`, with one Ray.
+    """
+    needed: dict[Path, set[str]] = {}
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        if item.path not in needed:
+            origins = {getattr(value, "__module__", None) for value in vars(item.module).values()}
+            needed[item.path] = {marker for marker, modules in HELPERS.items() if modules & origins}
+            needed[item.path] |= {marker for folder, marker in FOLDERS.items() if item.path.parent.name == folder}
+        for marker in needed[item.path] | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
+            item.add_marker(marker)
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "ray", "own_ray")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `ray` finds this process connected to a Ray that its like share; one of `own_ray` to none."""
+    if item.get_closest_marker("ray"):
+        import ray
+
+        if not ray.is_initialized():
+            Session().__enter__()
+    elif item.get_closest_marker("own_ray"):
+        _disconnect()
+
+
+def pytest_sessionfinish() -> None:
+    _disconnect()
+
+
+def _disconnect() -> None:
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
+        ray.shutdown()

@@ -133,6 +133,7 @@ def test_a_row_that_fails_is_kept_out_of_the_comparison_and_retried_on_request(t
     assert linked(view) == near(view)
 
 
+@pytest.mark.ray
 def test_on_ray_it_gives_what_it_gives_inline(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 12)
     inline = go(pipeline(tmp_path / "photos", tmp_path / "inline", stages()))

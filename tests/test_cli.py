@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from engine_tools import tree
 
+pytestmark = pytest.mark.own_ray
+
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ["--input", "sample://coffee", "--input", "sample://chelsea", "--input", "sample://camera"]
 SMALL = ["--set", "annotation.instruct.edits_per_image=3", "--set", "fragment_rows=2"]

@@ -80,6 +80,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.own_ray
 def test_a_submitted_job_runs_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
     """As a user submits it: a clean copy of the repository as the working directory."""
     working = tmp_path / "repository"

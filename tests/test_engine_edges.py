@@ -443,6 +443,7 @@ def test_gpu_workers_fill_what_others_leave(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.timeout(120)
+@pytest.mark.ray
 def test_a_stage_that_cannot_be_set_up_stops_the_run(how: str, message: str, tmp_path: Path, trace: Path) -> None:
     make_photos(tmp_path / "photos", 3)
     stages = [{f"{HERE}:BadSetup": {"how": how, "trace": str(trace)}}]

@@ -30,6 +30,7 @@ from ugaf.view import RunView
 ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
 DETECT = "annotation.detect"
 ON_RAY = {"executor": "ray"}
+EXECUTORS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
 SERVED = {"detector": {"engine": "model_stages:ServedEngine", "server": "eyes"}}
 EYES = {"model": "org/eyes", "endpoints": ["http://127.0.0.1:9/v1"]}
 
@@ -45,7 +46,7 @@ def fingerprint(stages: list[Any], name: str, **top: Any) -> str:
 # Lanes
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_each_lane_does_its_own_rows_in_workers_of_its_own(tmp_path: Path, executor: str) -> None:
     make_photos(tmp_path / "photos", 23)
     trace = tmp_path / "trace"
@@ -80,6 +81,7 @@ def test_an_editor_that_nobody_runs_is_refused_before_the_run() -> None:
         built([ASSIGN, {LANES: {"resources": {"workers": {"c": 2}}}}])
 
 
+@pytest.mark.ray
 def test_a_row_that_kills_a_lane_costs_no_other(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 12)
     first = go(pipeline(tmp_path / "photos", tmp_path / "ids", [ASSIGN]))
@@ -98,6 +100,7 @@ def test_workers_are_given_by_lane() -> None:
 # Waiting for servers
 
 
+@pytest.mark.ray
 def test_a_worker_that_waits_takes_several_fragments_at_once(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 30)
     stages = [{WAITS: {"meet": 3}}]
@@ -107,6 +110,7 @@ def test_a_worker_that_waits_takes_several_fragments_at_once(tmp_path: Path) -> 
     assert max(together) == 3
 
 
+@pytest.mark.ray
 def test_a_killer_among_rows_that_wait_together_is_found_and_costs_no_other(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 30)
     first = go(pipeline(tmp_path / "photos", tmp_path / "ids", [ASSIGN]))
@@ -142,7 +146,7 @@ def test_alone_means_that_nobody_shares() -> None:
 # A fault that is no row's
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path, executor: str) -> None:
     make_photos(tmp_path / "photos", 12)
     trace = tmp_path / "trace"
@@ -183,7 +187,7 @@ def served(folder: Path, executor: str, *options: str, **entry: Any) -> config.P
     return pipeline(folder / "photos", folder / "run", ["model_stages:Asks"], models={"echo": server}, engine=engine)
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_server_that_dies_in_the_middle_comes_back_and_the_run_ends_complete(tmp_path: Path, executor: str) -> None:
     """It ends itself after every 15 answers, so that it dies twice within 40 rows."""
     make_photos(tmp_path / "photos", 40)
@@ -197,7 +201,7 @@ def test_a_server_that_dies_in_the_middle_comes_back_and_the_run_ends_complete(t
     assert any("echo" in line for line in lines)
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_server_that_cannot_start_fails_the_run_at_once_with_the_end_of_its_log(
     tmp_path: Path, executor: str
 ) -> None:

@@ -55,6 +55,7 @@ def wait_until(condition, process: subprocess.Popen[bytes], seconds: float = 120
     raise AssertionError("the run made no progress")
 
 
+@pytest.mark.ray
 def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 30)
     stages = [MEAN, {DOUBLE: {"resources": {"cpus": 0.3}}}, HALVES, {FLIP: {"resources": {"cpus": 0.3, "workers": 1}}}]
@@ -66,6 +67,7 @@ def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.own_ray
 def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()
@@ -97,6 +99,7 @@ def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.own_ray
 def test_a_killed_worker_is_replaced_and_the_run_ends_by_itself(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()
@@ -114,6 +117,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_by_itself(tmp_path: Path) 
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.own_ray
 def test_a_row_that_aborts_its_process_ends_as_one_failed_row(tmp_path: Path) -> None:
     import hashlib
 

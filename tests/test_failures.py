@@ -94,6 +94,7 @@ def test_inputs_that_are_mostly_broken_can_be_taken_in(tmp_path: Path, capsys: p
     assert status(tmp_path, capsys)[FAILING]["failed"] == 30
 
 
+@pytest.mark.ray
 def test_on_ray_too_rows_that_fail_alike_are_pending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = pipeline_file(tmp_path, 45, {"how": "slip", "good": 2}, executor="ray", stop_after_alike=20, workers=2)
     assert cli.main(["run", *arguments, "--no-export"]) == 75

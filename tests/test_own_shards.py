@@ -31,6 +31,7 @@ def refined(shards: str, output: Path, executor: str = "ray") -> RunView:
     return go(config.load("refine", overrides), last="ingest")
 
 
+@pytest.mark.ray
 def test_tars_and_tables_of_a_run_are_the_same_pairs(shards: Path, tmp_path: Path) -> None:
     exported = json.loads((shards / "manifest.json").read_text())["counts"]["split"]
     by_form = {}

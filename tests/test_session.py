@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import ray
 from engine_tools import counts, go, make_photos, pipeline
 
 from ugaf.session import Session
 
 
+@pytest.mark.own_ray
 def test_runs_of_a_session_share_one_ray_and_leave_it_connected(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 6)
     with Session():

@@ -103,6 +103,7 @@ def test_no_fact_rests_on_identity() -> None:
     assert {name: compared for name, compared in found.items() if compared} == WITHIN_A_CALL
 
 
+@pytest.mark.ray
 def test_refine_on_ray_measures_what_it_measures_here(tmp_path: Path) -> None:
     from skimage import data
 
