@@ -140,11 +140,11 @@ def test_a_dead_host_holds_nobody_up(web: WebServer, tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("how", "said"), [("hang", "http.read_s"), ("drip", "http.total_s")])
-def test_a_time_limit_is_named(web: WebServer, tmp_path: Path, how: str, said: str) -> None:
+@pytest.mark.parametrize(("how", "setting"), [("hang", "read_s"), ("drip", "total_s"), ("dripwhole", "total_s")])
+def test_a_time_limit_is_named(web: WebServer, tmp_path: Path, how: str, setting: str) -> None:
     cell = f"{web.url}/{how}/a.png"
-    read = Read(tmp_path, [cell], **_named(web, http={"read_s": 0.3, "total_s": 0.6, "tries": 1}))
-    assert said in read.put_off[cell]
+    read = Read(tmp_path, [cell], **_named(web, http={setting: 0.5, "tries": 1}))
+    assert f"http.{setting}" in read.put_off[cell]
 
 
 @pytest.mark.parametrize("how", ["bomb", "round"])

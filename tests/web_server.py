@@ -154,6 +154,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.05)
         self.close_connection = True
 
+    def say_dripwhole(self, data: bytes) -> None:
+        """The same without a length."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for start in range(60):
+            self.wfile.write(data[start * 50 : start * 50 + 50])
+            self.wfile.flush()
+            time.sleep(0.05)
+        self.close_connection = True
+
     def say_bomb(self, _: bytes) -> None:
         self.send(200, gzip.compress(bytes(64 << 20)), {"Content-Encoding": "gzip"})
 

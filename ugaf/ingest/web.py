@@ -125,6 +125,8 @@ class Web:
         try:
             connection.request("GET", address.request_uri, headers=self._headers(address, span), preload_content=False)
             yield connection.getresponse()
+            if late.passed:  # an answer that tells no length ends where its connection does
+                raise TimeoutError
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             if late.passed:
                 raise TooLongError(f"no whole answer within {self.http.total_s:g} s (http.total_s)") from error
