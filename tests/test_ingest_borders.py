@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +140,61 @@ def test_links_of_a_folder_that_lead_outside_are_left_out_and_counted(tmp_path: 
     assert len(list(list_sources(settings(tmp_path / "linked")))) == 2
 
 
-def test_a_folder_that_a_machine_does_not_see_is_no_verdict_on_its_photographs(tmp_path: Path) -> None:
-    write(tmp_path, {"photos/a.png": picture(1), "photos/b.png": picture(2)})
-    entry = settings(tmp_path / "photos")
+@pytest.mark.parametrize("kind", ["image", "table", "list"])
+def test_an_input_that_a_machine_does_not_see_is_no_verdict_on_its_photographs(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "photos"
+    write(folder, {"alone/a.png": picture(1)})
+    if kind == "image":
+        write(folder, {"b.png": picture(2)})
+    elif kind == "table":
+        pq.write_table(pa.table({"image": [picture(2)]}), folder / "b.parquet")
+    else:
+        cell = base64.b64encode(picture(3, size=(80, 80))).decode()  # too long to be kept in the list of sources
+        (folder / "b.jsonl").write_text(json.dumps({"image": cell}))
+    entry = settings(folder if kind != "list" else folder / "b.jsonl")
     refs = list(list_sources(entry))
-    (tmp_path / "photos/a.png").unlink()
-    assert len(failures(list(produce(refs, [entry])))) == 1
-    (tmp_path / "photos/b.png").unlink()
-    for _ in ("an empty mount", "none"):
+    (folder / "alone/a.png").unlink()
+    if kind != "list":
+        assert len(failures(list(produce(refs, [entry])))) == 1, "a folder with nothing left in it is no input"
+    shutil.rmtree(folder)
+    for _ in ("none", "an empty mount"):
         with pytest.raises(StopRun, match="sees nothing there"):
             list(produce(refs, [entry]))
-        if (tmp_path / "photos").exists():
-            (tmp_path / "photos").rmdir()
+        folder.mkdir(exist_ok=True)
+    assert len(failures(list(produce(refs)))) == len(refs), "an input that the pipeline has no more"
+
+
+@pytest.mark.parametrize("call", ["stat", "listdir"])
+def test_a_disk_at_fault_is_no_verdict_on_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    write(tmp_path, {"photos/a.png": picture(1), "photos/sub/b.png": picture(2)})
+    real = getattr(os, call)
+    kind = {"stat": "a.png", "listdir": "sub"}[call]
+
+    def faulty(path: Any, **options: Any) -> Any:
+        if str(path).endswith(kind):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, call, faulty)
+    with pytest.raises(StopRun, match="Input/output error"):
+        list(list_sources(settings(tmp_path / "photos")))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
+def test_a_disk_at_fault_is_no_verdict_on_an_archive_or_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(tmp_path, {f"photos/{name}": b"x" * 2000, "photos/b.png": picture(2)})
+
+    def faulty(*_: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Place, "open", faulty)
+    monkeypatch.setattr(Place, "open_native", faulty)
+    with pytest.raises(StopRun, match="Stale file handle"):
+        list(list_sources(settings(tmp_path / "photos", kind="webdataset" if name == "a.tar" else "parquet")))
 
 
 def test_addresses_with_secrets_stay_in_their_list(tmp_path: Path) -> None:

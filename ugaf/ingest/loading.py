@@ -15,7 +15,7 @@ import pyarrow as pa
 from ugaf import faults
 from ugaf.errors import ConfigError, StopRun
 from ugaf.ingest import pair_cells, samples
-from ugaf.ingest.access import Reach, reach_of
+from ugaf.ingest.access import Reach, base_of, reach_of
 from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
@@ -130,7 +130,7 @@ def _load_one(ref: SourceRef, inputs: Inputs) -> Outcome:
     where = ref.where()
     if "error" in where:
         return ref, Failure(where["error"]["type"], where["error"]["message"])
-    return _guarded(ref, functools.partial(_read_single, ref, where, _settings_of(where, inputs, ref.uri)))
+    return _guarded(ref, functools.partial(_read_single, ref, where, _settings_of(where, inputs, ref.uri)), inputs)
 
 
 def _read_single(ref: SourceRef, where: dict[str, Any], settings: InputSettings) -> Loaded:
@@ -153,14 +153,13 @@ def _load_tar(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
     try:
         file = faults.patiently(place.open, place.uri)
     except (OSError, pa.ArrowException, ConfigError) as error:
-        if isinstance(error, FileNotFoundError):
-            _check_seen(refs[0])
+        _check_seen(error, refs[0], inputs)
         for ref in refs:
             yield ref, _failure(error)
         return
     with file:
         for ref in refs:
-            yield _guarded(ref, functools.partial(_loaded_member, file, ref.where(), limits))
+            yield _guarded(ref, functools.partial(_loaded_member, file, ref.where(), limits), inputs)
 
 
 def _loaded_member(file: Any, where: dict[str, Any], limits: LimitSettings) -> Loaded:
@@ -194,9 +193,10 @@ def _load_list(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
             if isinstance(cells, RecordError):
                 yield ref, _failure(cells)
             else:
-                yield _guarded(ref, functools.partial(_loaded_row, cells, reach, ref.kind == "pair"))
+                yield _guarded(ref, functools.partial(_loaded_row, cells, reach, ref.kind == "pair"), inputs)
     except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
         faults.raise_if_service(error, refs[0].uri)
+        _check_seen(error, refs[0], inputs)
         for index in order[done:]:
             yield refs[index], _failure(error)
 
@@ -215,9 +215,10 @@ def _load_table(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
             ref = refs[order[done]]
             done += 1
             cells = {role: fields.get(name) for role, name in columns.items()}
-            yield _guarded(ref, functools.partial(_loaded_row, cells, reach, "pair" in where[0]))
+            yield _guarded(ref, functools.partial(_loaded_row, cells, reach, "pair" in where[0]), inputs)
     except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
         faults.raise_if_service(error, place.uri)
+        _check_seen(error, refs[0], inputs)
         for index in order[done:]:
             yield refs[index], _failure(error)
 
@@ -271,29 +272,30 @@ def _image(role: str, cell: Any, reach: Reach) -> bytes:
         raise SourceError(f"{what}: {shown}: {error}") from error
 
 
-def _guarded(ref: SourceRef, read: Callable[[], Loaded]) -> Outcome:
+def _guarded(ref: SourceRef, read: Callable[[], Loaded], inputs: Inputs) -> Outcome:
     try:
         return ref, faults.patiently(read, ref.uri)
     except NotNowError as error:
         return ref, PutOff(error)
-    except FileNotFoundError as error:
-        _check_seen(ref)
-        return ref, _failure(error)
     except Exception as error:
+        _check_seen(error, ref, inputs)
         # A source can be broken in ways that no list of exceptions foresees, and must never cost its neighbours.
         return ref, _failure(error)
 
 
-def _check_seen(ref: SourceRef) -> None:
-    """Raises StopRun if this machine sees nothing of the folder of a file that was listed: then it is not shared."""
-    if ref.kind not in ("file", "tar", "parquet") or "://" in ref.uri:
+def _check_seen(error: Exception, ref: SourceRef, inputs: Inputs) -> None:
+    """Raises StopRun if a file is missing on a machine that sees nothing of the whole input: it is not shared then.
+
+    Only for inputs that the pipeline has: they were there when this run listed them.
+    """
+    name = ref.where().get("input", "")
+    if not isinstance(error, FileNotFoundError) or name not in inputs or ref.kind == "sample":
         return
-    folder = os.path.dirname(ref.uri)
-    try:
-        empty = next(os.scandir(folder), None) is None
-    except FileNotFoundError:
-        empty = True
-    if empty:
+    place = base_of(inputs[name])
+    if place.is_remote:
+        return
+    folder = place.path if ref.uri.startswith(f"{place.path.rstrip('/')}/") else os.path.dirname(ref.uri)
+    if not os.path.isdir(folder) or not os.listdir(folder):
         raise StopRun(
             f"{folder}: {socket.gethostname()} sees nothing there, but the inputs were listed with {ref.key}. Every "
             "machine of a cluster must see the inputs under the same path, or they must be given as URLs of a store. "

@@ -235,7 +235,8 @@ def _stat(path: str) -> Info:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return Info("missing")
-    except OSError:
+    except OSError as error:
+        faults.raise_if_service(error, path)
         return Info("other")
     if stat.S_ISDIR(found.st_mode):
         return Info("folder")
@@ -287,6 +288,7 @@ def walk(
             else:
                 yield from walk(place, None if depth is None else depth - 1, leave_out, above)
     except OSError as error:
+        faults.raise_if_service(error, folder.uri)
         yield folder, error
 
 

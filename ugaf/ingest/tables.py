@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ugaf import faults
 from ugaf.errors import ConfigError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Info, Place
@@ -46,6 +47,7 @@ def list_table(
             parquet = pq.ParquetFile(file)
             metadata, schema = parquet.metadata, parquet.schema_arrow
     except (OSError, pa.ArrowException) as error:
+        faults.raise_if_service(error, place.uri)
         unreadable = SourceError(f"not a readable Parquet file: {error}")
         yield SourceRef.broken(place.uri, "", info.version, "parquet", unreadable)
         return

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ugaf import faults
 from ugaf.errors import ConfigError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Info, Place
@@ -43,6 +44,7 @@ def list_tar(
             roles = _roles(file, place, settings, wants_pairs)
             yield from _Archive(place, info.version, settings.columns, not_read).sources(file, roles)
     except (OSError, pa.ArrowException) as error:
+        faults.raise_if_service(error, place.uri)
         yield SourceRef.broken(place.uri, "", info.version, "tar", TarError(f"cannot read the archive: {error}"))
 
 
