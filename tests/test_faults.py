@@ -82,6 +82,7 @@ def test_a_fault_of_the_service(error: Exception, kind: str) -> None:
         FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"),
         PermissionError(errno.EACCES, "Permission denied", "/photos/a.jpg"),
         IsADirectoryError(errno.EISDIR, "Is a directory", "a"),
+        OSError(errno.ELOOP, "Too many levels of symbolic links", "/photos/lossless/timeout-HTTP 503/forbidden.jpg"),
         OSError(f"{AWS} NO_SUCH_KEY during GetObject operation: The specified key does not exist."),
         OSError(f"{AWS} UNKNOWN (HTTP status 404) during HeadObject operation: No response body."),
         OSError("google::cloud::Status(NOT_FOUND: no such object)"),

@@ -203,7 +203,9 @@ def _kind(error: BaseException) -> Kind | Literal["row"] | None:
 
 
 def _by_text(error: BaseException) -> Kind | Literal["row"] | None:
-    text = f"{type(error).__name__} {error}" if type(error).__module__ != "builtins" else str(error)
+    # A file's name may be any word.
+    words = error.strerror if isinstance(error, OSError) and error.filename is not None else str(error)
+    text = f"{type(error).__name__} {words}" if type(error).__module__ != "builtins" else str(words)
     found = _STATUS_TEXT.search(text)
     status = int(found[1]) if found else 0
     if _GONE.search(text) or status in (404, 410, 416):
