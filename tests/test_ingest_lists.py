@@ -103,6 +103,21 @@ def test_pairs_whose_pictures_stand_in_the_list(tmp_path, form, large):
     }
 
 
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "json"])
+def test_the_turns_of_one_record_whose_pictures_stand_in_the_list(tmp_path, form):
+    def turn(before, after):
+        return {"source": as_uri(LARGE[before]), "edited": as_uri(LARGE[after]), "instruction": f"{before} to {after}"}
+
+    text = text_of([{"data": [turn(0, 1), turn(1, 2)]}, {"data": [turn(3, 4)]}], form.removesuffix(".gz")).encode()
+    path = tmp_path / f"x.{form}"
+    path.write_bytes(gzip.compress(text) if form.endswith(".gz") else text)
+    found = ingest(path, kind="pairs")
+    assert failures(found) == {}
+    assert {(row["image"], row["edited_image"]) for row in good(found)} == {
+        (LARGE[before], LARGE[after]) for before, after in ((0, 1), (1, 2), (3, 4))
+    }
+
+
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json"])
 def test_paths_of_photographs_start_at_the_list_or_at_root(tmp_path, form):
     write(tmp_path, {"lists/a.png": SMALL[0], "other/a.png": SMALL[1]})

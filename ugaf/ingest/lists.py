@@ -95,12 +95,13 @@ def read_cells(places: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> 
         return
     form = delimiter(place.name) if plain_suffix(place.name).endswith((".csv", ".tsv")) else None
     with place.stream() as stream:
-        position = 0
+        position, begun, text = 0, -1, b""
         for where, version in zip(places, versions, strict=True):
             start, size = where["at"]
-            position = _forward(stream, position, start)
-            text = stream.read(size)
-            position += len(text)
+            if start != begun:  # the turns of one record stand at one place
+                position, begun = _forward(stream, position, start), start
+                text = stream.read(size)
+                position += len(text)
             yield _cells(text, form, where, version)
 
 
