@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf import images
+from ugaf import images, integrity
 from ugaf.images import ImageError
 
 FEW = {name: damage.photograph(name, side) for name, side in (("coffee", 240), ("rocket", 160))}
@@ -115,3 +115,25 @@ def test_zeros_that_a_flat_picture_needs_are_no_damage() -> None:
     for codec in ("webp", "webp lossless", "jpeg optimised", "jpeg progressive", "png", "tiff deflate", "avif"):
         if codec in damage.CODECS:
             assert images.decode(damage.CODECS[codec](flat)).shape == flat.shape
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_a_tiff_whose_jpeg_declares_more_pixels_than_it_is_refused_unread(place: str) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(out, "TIFF", compression="jpeg")
+    data = bytearray(out.getvalue())
+    header = data.find(b"\xff\xc0") if place == "start" else data.rfind(b"\xff\xc0")
+    data[header + 5 : header + 9] = (65_000).to_bytes(2, "big") * 2
+    with pytest.raises(images.ImageError, match="decompression bomb"):
+        images.decode(bytes(data))
+
+
+@given(st.binary(max_size=40))
+def test_the_counts_of_a_damaged_avif_are_not_believed(rest: bytes) -> None:
+    def box(name: bytes, content: bytes) -> bytes:
+        return (8 + len(content)).to_bytes(4, "big") + name + content
+
+    info = box(b"infe", b"\2\0\0\0" + b"\0\1\0\0" + b"av01\0")
+    places = box(b"iloc", b"\2\0\0\0" + b"\x44\0" + b"\xff\xff\xff\xff" + rest)
+    with pytest.raises(integrity.DamageError, match="iloc"):
+        integrity.av1_extents(bytes(4) + box(b"iinf", bytes(4) + b"\0\1" + info) + places)

@@ -27,8 +27,8 @@ from ugaf import integrity, kinds, libtiff, profiles
 from ugaf.failure import RowError
 from ugaf.pixels import to_rgb, turn_upright
 
-MAX_PIXELS = 178_956_970
-"""Images of more pixels are refused unread (Pillow's own decompression-bomb limit: 0.25 GB as grey, 0.5 GB as RGB8)."""
+MAX_PIXELS = integrity.MAX_PIXELS
+"""Images of more pixels are refused unread."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are read, where its build has them. Formats that run other programs (EPS) or that

@@ -24,6 +24,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+MAX_PIXELS = 178_956_970
+"""Images of more pixels are refused unread (Pillow's own decompression-bomb limit: 0.25 GB as grey, 0.5 GB as RGB8)."""
+
 ZEROS = 64
 """Zeros in a row that end a search in compressed data: 512 bits, over two blocks of a photograph at the least."""
 
@@ -72,6 +75,12 @@ def read_jpeg(data: bytes, size: tuple[int, int] | None = None, scale: int = 1, 
         colours: "RGB" (grey becomes RGB), or "CMYK" for such files.
     """
     smallest = {}
+    try:
+        height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+    except ValueError as error:
+        raise DamageError(f"truncated or corrupt: {error}") from error
+    if height * width > MAX_PIXELS:  # a strip of a small TIFF may declare them
+        raise DamageError(f"decompression bomb: a JPEG of {width} x {height} pixels in it")
     if scale > 1 and size is not None:
         smallest = {"min_width": -(-size[0] // scale), "min_height": -(-size[1] // scale)}
     try:
@@ -252,7 +261,7 @@ def av1_extents(meta: bytes) -> list[tuple[int, int]]:
         wide = 4 if info[0] == 3 else 2
         if name == b"infe" and info[0] >= 2 and bytes(info[6 + wide : 10 + wide]) == b"av01":
             pictures.add(int.from_bytes(info[4 : 4 + wide], "big"))
-    return [extent for item, extent in _extents(places) if item in pictures]
+    return [extent for item, extent in _extents(places) if item in pictures] if pictures else []
 
 
 def _extents(iloc: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -260,7 +269,10 @@ def _extents(iloc: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
     stream = io.BytesIO(iloc)
 
     def number(width: int) -> int:
-        return int.from_bytes(stream.read(width), "big")
+        read = stream.read(width)
+        if len(read) < width:  # its count of items may be anything
+            raise DamageError("it ends inside its box b'iloc'")
+        return int.from_bytes(read, "big")
 
     version = number(4) >> 24
     sizes = number(2)
@@ -274,8 +286,6 @@ def _extents(iloc: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
             number(indices)
             start = base + number(offsets)
             extent = start, start + number(lengths)
-            if stream.tell() >= len(iloc) + 1 or not extent[1]:
-                return
             if method == 0:
                 yield item, extent
 
