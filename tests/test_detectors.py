@@ -561,6 +561,7 @@ def test_a_vocabulary_is_all_that_a_label_can_be(asked: Any) -> None:
     assert _plain(own)[0][1] == "dog"
     assert _plain(other)[0][1] == "mug"
     assert "mug, red cat" in texts_of(chat.requests[1])
+    assert ">dog</words-" in texts_of(chat.requests[0]), "words of a column are quoted"
     label = json_schema(chat.requests[1].schema)["properties"]["objects"]["items"]["properties"]["label"]
     assert label["enum"] == ["mug", "red cat"]
     wrong, _ = asked(lambda _: _answer(("cat", [0, 0, 500, 500])), vocabulary=["mug"])

@@ -43,7 +43,7 @@ class VLMDetector:
     """Implements `ugaf.models.detector.Detector`. Detections come in the model's order, the most prominent first."""
 
     name = "vlm"
-    version = 1
+    version = 2
 
     class Settings(VocabularySettings):
         """Options of the engine `vlm`."""
@@ -116,10 +116,12 @@ class VLMDetector:
 
     def _prompt(self, query: DetectQuery, vocabulary: Sequence[str], width: int, height: int) -> str:
         named = {"width": width, "height": height}
+        words = ", ".join(vocabulary)
         which = "relative" if self.settings.coordinates == "relative_1000" else "absolute"
         values = {
             "limit": self.settings.max_boxes,
-            "vocabulary": ", ".join(vocabulary),
+            # Words of a column are data, those of the settings are not.
+            "vocabulary": prompts.quoted(words, "words") if query.vocabulary else words,
             "coordinates": prompts.fill(self._texts[which], named),
             "caption": self._caption(query.caption) if query.caption else "",
         }
