@@ -101,6 +101,7 @@ def at_once(
     except (Exception, SystemExit) as error:
         failed = failure(error)
         problem = error.with_traceback(None)
+        problem.__cause__ = problem.__context__ = None  # they have frames, too
     if after is not None:
         after(problem, len(items))
     if len(items) == 1:

@@ -154,12 +154,9 @@ class Storage:
 
     def write_if_changed(self, path: str, data: bytes) -> bool:
         """Write only what differs from what is there; True if it wrote."""
-        try:
+        with suppress(FileNotFoundError):
             if self.read(path) == data:
                 return False
-        except FileNotFoundError:
-            self.write(path, data)
-            return True
         self.write(path, data)
         return True
 
