@@ -18,7 +18,7 @@ from web_server import serving
 from ugaf import location
 from ugaf.cli import main
 from ugaf.config import PipelineSettings
-from ugaf.ingest import InputSettings
+from ugaf.ingest import InputSettings, SourceRef
 from ugaf.ingest.places import Place
 from ugaf.location import Location, scrub
 from ugaf.storage import Storage
@@ -118,6 +118,12 @@ def test_a_place_and_a_storage_hold_no_secret() -> None:
     assert place.parent().child("b.png").opening == "https://me:hunter2hunter2@example.com/a/b.png"
     storage = Storage("memory://run?token=abcabcabc")
     assert "abcabc" not in storage.url + storage.where("x")
+
+
+def test_what_a_listing_could_not_read_is_kept_without_secrets() -> None:
+    error = OSError("cannot open sftp://me:hunter2hunter2@host/a.tar: no answer")
+    assert "sftp://host/a.tar" in SourceRef.broken("a.tar", "", "1", "tar", error).locator
+    assert "hunter2" not in SourceRef.broken("a.tar", "", "1", "tar", error).locator
 
 
 SECRETS = ("hunter2hunter2", "S1gnatureS1gnature", "t0kent0kent0ken")

@@ -9,10 +9,10 @@ harmless: an option that nobody has heard of may be a password.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote
 
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL
@@ -202,27 +202,16 @@ def public(url: str) -> str:
     return Location(url).public
 
 
-def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """A text, such as a library's error, with every URL in it public, and every `password=...` or given secret gone.
+def scrub(text: str) -> str:
+    """A text, such as a library's error, with every URL in it public, and every `password=...` gone.
 
     A URL with blanks in it is recognised as a whole only if this process knows it (`kept`).
     """
-    for secret in secrets:
-        if len(secret) > 3:
-            text = text.replace(secret, "***")
     if "://" in text:
         for public_face, known in list(_KEPT.items()):
             text = text.replace(known, public_face)
         text = _IN_TEXT.sub(lambda match: public(match[0]), text)
     return _SECRET_NAMES.sub(lambda match: f"{match[1]}=***", text)
-
-
-def secrets_of(url: str) -> list[str]:
-    """The parts of a URL that `public` leaves out, as they stand in it and decoded: what `scrub` may take out."""
-    location = Location(url)
-    found = [piece for piece in location.user.split(":") if piece]
-    found += [value for name, value in location.options if not _is_harmless(name, value)]
-    return list(dict.fromkeys([*found, *(unquote(piece) for piece in found), *(quote(piece) for piece in found)]))
 
 
 def _is_harmless(name: str, value: str) -> bool:

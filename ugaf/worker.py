@@ -142,7 +142,7 @@ class _Ingest:
         self.buffer.flush(force=True)
         for ref in suspects:
             if self.blame.deaths.get((INGEST, ref.key), 0) >= self.worker.task.pipeline.settings.engine.row_crashes:
-                self._record(ingest.IngestedRow(ingest.image_id(ref.key.encode()), died(), [ref.key], [ref]), 0, 0.0)
+                self._record(ingest.IngestedRow(ingest.failed_id(ref), died(), [ref.key], [ref]), 0, 0.0)
             else:
                 self._read([ref], len(again) > 0, alone=True)
             self.buffer.flush(force=True)

@@ -129,12 +129,6 @@ def _is_answered(web: Web, url: str) -> bool:
     return True
 
 
-def is_answered(name: str) -> bool:
-    """True if this process has had an answer of a host since it last gave none."""
-    host = _HOSTS.get(name)
-    return host is not None and bool(host.good) and not host.refuses and host.quiet_until <= time.monotonic()
-
-
 def forget() -> None:
     """Start anew, as a new process does."""
     with _LOCK:

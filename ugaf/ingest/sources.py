@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ugaf.failure import RowError
+from ugaf.location import scrub
 
 SourceKind = Literal["file", "tar", "parquet", "pair", "record", "sample"]
 
@@ -60,7 +61,7 @@ class SourceRef:
     def broken(cls, uri: str, member: str, version: str, kind: SourceKind, error: Exception | str) -> SourceRef:
         """A source known to be unreadable: reading it gives a failure with this error."""
         name = type(error).__name__ if isinstance(error, Exception) else SourceError.__name__
-        return cls.of(uri, member, version, kind, {"error": {"type": name, "message": str(error)}})
+        return cls.of(uri, member, version, kind, {"error": {"type": name, "message": scrub(str(error))}})
 
     def of_input(self, path: str) -> SourceRef:
         """The same, with the input that named it in its locator, by which its settings are found again."""
