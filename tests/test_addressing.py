@@ -14,7 +14,7 @@ from engine_tools import go, make_photos, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import addressing, images
+from ugaf import addressing, images, withdrawal
 from ugaf.addressing import search
 from ugaf.errors import UgafError
 from ugaf.ingest import image_id
@@ -107,6 +107,29 @@ def test_pairs_are_found_by_their_line_and_their_file(tmp_path: Path) -> None:
     inputs = [{"path": str(tmp_path / "in" / "pairs.jsonl"), "kind": "pairs"}]
     view = go(pipeline(inputs, tmp_path / "run", [MEAN]))
     assert view.find("pairs.jsonl#1")[1] == view.find("pairs.jsonl")[1] == "edit"
+
+
+@pytest.mark.parametrize("source", ["/in/a#1 (b (2).jpg)", "/in/cat (3)", "/in (2)/cat (3).jpg", "/in/l.csv#7"])
+def test_brackets_in_a_name_are_part_of_it(source: str) -> None:
+    assert [rank for rank, _ in addressing._Wanted(["/in/cat", "/in"], parts=False).names(source)].count(
+        addressing.WHOLE
+    ) == (1 if source.startswith("/in/") else 0)
+
+
+def test_a_text_that_is_a_name_and_the_beginning_of_another_id_means_both(tmp_path: Path) -> None:
+    """A file that is called as another photograph's id begins: neither is taken for the other."""
+    make_photos(tmp_path / "in", 4)
+    photos = sorted((tmp_path / "in").iterdir())
+    key = image_id(photos[0].read_bytes())
+    photos[1].rename(tmp_path / "in" / f"{key[:5]}.jpg")
+    checked = pipeline(tmp_path / "in", tmp_path / "run", [MEAN])
+    view = go(checked)
+    with pytest.raises(UgafError, match="2 rows"):
+        view.find(key[:5])
+    with pytest.raises(UgafError, match="2 rows"):
+        withdrawal.plan(view, [], listed=[key[:5]])
+    assert view.find(key)[0] == view.find(key[:6])[0] == key
+    assert view.find(f"{key[:5]}.jpg")[0] != key
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0\n"), min_size=1, max_size=12)

@@ -2,12 +2,12 @@
 
 A text is compared in this order, and the first way that finds anything decides:
 
-1. the whole name of a source (a path as given, or from the working folder on; a URL; `shard.tar#member`), or a folder,
-   tar, table or list that sources lie in, which means all of them;
-2. the beginning of an id, of a photograph or an edit;
-3. the end of a name from a `/` on: `cats/1.jpg`, `1.jpg`;
-4. a file name without its suffix;
-5. any part of a name.
+1. a whole id, or the whole name of a source (a path as given, or from the working folder on; a URL;
+   `shard.tar#member`), or a folder, tar, table or list that sources lie in, which means all of them;
+2. the beginning of an id, of a photograph or an edit; the end of a name from a `/` on: `cats/1.jpg`, `1.jpg`; a file
+   name without its suffix. A number may be all three, and which was meant cannot be known: these count alike, and a
+   text that begins one row's id and is another one's name means both;
+3. any part of a name.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ugaf.verdicts import FragmentVerdicts
     from ugaf.view import RunView
 
-WHOLE, ID, ENDING, STEM, PART = range(5)
+WHOLE, NAMED, PART = range(3)
 _HEX = re.compile(r"[0-9a-f]{1,32}")
+_ROW = re.compile(r"(.+?#.+?) \((.+)\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def search(view: RunView, texts: Sequence[str], parts: bool = True) -> dict[str,
         name = fragment.fragment
         for key, base, row_level in _ids(fragment, level):
             for text in wanted.ids(key):
-                best[text].add(ID, Match(key, row_level, name, base))
+                best[text].add(WHOLE if text == key else NAMED, Match(key, row_level, name, base))
         for match in _named(view, fragment, level):
             for rank, text in wanted.names(match.source):
                 best[text].add(rank, match)
@@ -148,21 +149,17 @@ class _Wanted:
                 yield from ((WHOLE, text) for text in self._whole.get(place, ()))
             for ending in _endings(name):
                 if ending in self._endings:
-                    yield ENDING, ending
+                    yield NAMED, ending
             stem = os.path.splitext(name.rpartition("/")[2].rpartition("#")[2])[0]
             if stem in self._endings:
-                yield STEM, stem
+                yield NAMED, stem
         yield from ((PART, text) for text in self._parts if text in source)
 
 
 def _names_of(source: str) -> Iterator[str]:
     """The source's own name; of a row of a list or table also the name of its image, which stands in brackets."""
-    own, bracket, inner = source.partition(" (")
-    if bracket and inner.endswith(")"):
-        yield own
-        yield inner[:-1]
-    else:
-        yield source
+    row = _ROW.fullmatch(source)
+    yield from row.groups() if row else (source,)
 
 
 def _around(name: str) -> Iterator[str]:
