@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_tools import make_photos, pipeline
@@ -226,6 +227,20 @@ def test_a_log_on_an_object_store_is_appended_to() -> None:
         log.flush()
     text = Storage("memory://logs/run").read("log.txt").decode()
     assert re.findall(r"line \d", text) == ["line 0", "line 1", "line 2"]
+
+
+def test_what_is_logged_while_the_log_is_written_is_written_next() -> None:
+    class Meanwhile(Storage):
+        def write(self, path: str, data: Any) -> None:
+            log.add("meanwhile")
+            super().write(path, data)
+
+    log = RunLog(Meanwhile("memory://logs/meanwhile"))
+    log.add("first")
+    log.flush()
+    log.flush()
+    text = Storage("memory://logs/meanwhile").read("log.txt").decode()
+    assert re.findall("first|meanwhile", text) == ["first", "meanwhile"]
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[bytes]:

@@ -57,16 +57,21 @@ class RunLog:
 
     def flush(self) -> None:
         """Write what is waiting. Raises OSError or StopRun where the folder cannot be written to."""
-        if not self._waiting:
+        # Taken out first: entries may be added by another thread meanwhile.
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not taken:
             return
-        text, path = "".join(self._waiting).encode(), self._storage.path(LOG)
-        if is_local(self._storage) and _size(path) + len(text) <= LOG_BYTES:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab") as file:
-                file.write(text)
-        else:
-            self._storage.write(LOG, _bounded(self._before() + text))
-        self._waiting.clear()
+        text, path = "".join(taken).encode(), self._storage.path(LOG)
+        try:
+            if is_local(self._storage) and _size(path) + len(text) <= LOG_BYTES:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "ab") as file:
+                    file.write(text)
+            else:
+                self._storage.write(LOG, _bounded(self._before() + text))
+        except BaseException:
+            self._waiting.extendleft(reversed(taken))
+            raise
 
     def _before(self) -> bytes:
         try:
