@@ -98,7 +98,7 @@ class Reader:
         self.columns = plan.columns
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
-        self.roots = provenance.input_roots([entry.path for entry in view.pipeline.settings.inputs])
+        self.roots = provenance.input_roots(provenance.inputs_of(view))
 
     def records(self) -> Iterator[Photograph]:
         """Every kept photograph that can be exported."""
