@@ -41,7 +41,7 @@ def lines(folder: Path, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "first"),
     [
-        ("large", "KEPT; the run makes no pairs"),
+        ("large", "KEPT; nothing has been exported yet"),
         ("small.jpg", "OUT BY curation.resolution: short_side 60 < 100"),
         ("photos/broken.jpg", "FAILED IN ingest: ImageError: "),
     ],
@@ -122,9 +122,20 @@ def test_a_kept_pair_says_in_which_shards_it_is_or_why_in_none(pairs: RunView) -
     # Other rows are kept now than were exported: nobody left this one out.
     stricter = config.parse(pairs.pipeline.document, ["refinement.rgb_entropy.keep.pair_rgb_entropy.max=9"])
     document = {**stricter.document, "stages": stricter.document["stages"]}
-    document["stages"][1]["refinement.rgb_entropy"]["keep"] = {"pair_rgb_entropy": {"max": 0.1}}
+    document["stages"][1]["refinement.rgb_entropy"]["keep"] = {"pair_rgb_entropy": {"min": None, "max": 0.1}}
     narrower = RunView(pairs.path, config.parse(document))
     assert all(next(explain(narrower, key)).startswith("OUT BY refinement.rgb_entropy") for key in ids)
+
+
+def test_a_kept_photograph_of_a_run_without_pairs_says_in_which_shards_it_is(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 6, side=120)
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", [RESOLUTION], export={"validation": 0.5}))
+    summary = export(view)
+    told = [next(explain(view, photo.name)) for photo in photos]
+    assert {side: told.count(f"KEPT, in photographs/{side}") for side in summary.rows} == summary.rows
+    make_photos(tmp_path / "photos", 1, start=9, side=120)
+    grown = go(view.pipeline)
+    assert next(explain(grown, "photo-00009.jpg")).startswith("KEPT; the shards are of other rows than are kept now")
 
 
 def test_json_has_everything_and_is_json(

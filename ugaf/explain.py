@@ -7,12 +7,13 @@ from typing import Any
 
 from ugaf.columns import heavy_columns, part_schema
 from ugaf.config import INGEST, StageSpec
+from ugaf.export import earlier
+from ugaf.export.products import products
 from ugaf.export.whereabouts import where_is
 from ugaf.rules import Rule
+from ugaf.tombstones import WITHDRAWN
 from ugaf.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, Given
 from ugaf.view import RunView
-
-WITHDRAWN = "withdrawn"
 
 
 def story(view: RunView, text: str) -> dict[str, Any]:
@@ -83,8 +84,7 @@ def _verdict(view: RunView, key: str, base: str, level: str, stages: list[dict[s
     last = stages[-1]
     found = {"status": last["verdict"], "stage": last["name"], "reason": last["reason"], "shards": None}
     if last["verdict"] == NAMES[REJECTED]:
-        withdrawn = last["name"] == INGEST and last["reason"].startswith(WITHDRAWN)
-        return {**found, "status": WITHDRAWN if withdrawn else "out"}
+        return {**found, "status": WITHDRAWN if last["name"] == INGEST else "out"}
     if last["verdict"] == NAMES[PENDING]:
         waits = any(rule["waits"] for rule in last["rules"])
         reason = "its limits wait until the stage has seen the whole run" if waits else "not computed yet"
@@ -92,10 +92,12 @@ def _verdict(view: RunView, key: str, base: str, level: str, stages: list[dict[s
     if last["verdict"] != NAMES[KEPT]:
         return found
     found["stage"] = ""
-    if level != "edit" or "edited_image" not in view.pipeline.providers:
-        return {**found, "reason": "" if "edited_image" in view.pipeline.providers else "the run makes no pairs"}
+    exported = products(view, earlier.remembered(view))
+    product = next((one for one in exported if one.is_pairs == (level == "edit")), None)
+    if product is None:
+        return {**found, "reason": "the run makes no pairs" if level == "edit" else ""}
     donor = next((stage["columns"]["donor"] for stage in stages if "donor" in stage["columns"]), None)
-    found_at = where_is(view, key, base, donor)
+    found_at = where_is(view, product, key, base, donor)
     left_out = found_at.place is None and found_at.current
     return {**found, "status": "left_out" if left_out else "kept", "shards": found_at.place, "reason": found_at.why}
 
