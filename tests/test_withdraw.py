@@ -15,12 +15,13 @@ from engine_tools import counts, go, make_photos, pipeline, table, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugaf import withdrawal
+from ugaf import cli, withdrawal
 from ugaf.config import Pipeline
 from ugaf.cutting import cut
 from ugaf.errors import UgafError
 from ugaf.export import export
 from ugaf.ingest import image_id
+from ugaf.progress.files import Heartbeat
 from ugaf.report import write_report
 from ugaf.view import RunView
 
@@ -241,3 +242,19 @@ def test_the_command_says_what_goes_and_a_dry_run_changes_nothing(tmp_path: Path
     told = call("run", "curate", *options)
     assert "withdrawn" in told.stdout
     assert call("withdraw", "run").returncode == call("withdraw", "run", "nothing").returncode == 2
+
+
+def test_while_a_call_works_in_the_folder_nothing_is_withdrawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_photos(tmp_path / "in", 2, side=300)
+    checked = pipeline(tmp_path / "in", tmp_path / "run", ["curation.resolution"])
+    view, before = go(checked), tree(tmp_path / "run")
+    beats = Heartbeat(view.storage, "ugaf run")
+    beats.beat(beats.document("running", {}))
+    assert cli.main(["withdraw", checked.output, "photo-00001.jpg"]) == 75
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    assert tree(tmp_path / "run") == before
+    assert cli.main(["withdraw", checked.output, "photo-00001.jpg", "--dry-run"]) == 0
+    beats.beat(beats.document("done", {}))
+    assert cli.main(["withdraw", checked.output, "photo-00001.jpg"]) == 0

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ugaf.commands import arguments
+
+if TYPE_CHECKING:
+    from ugaf.view import RunView
 
 HELP = "take photographs out of a run with all that came of them: edits, shards, stored columns; never taken in again"
 
@@ -24,7 +28,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UgafError if one of the texts means no row, or several that do not lie in a folder of that name."""
+    """Raises UgafError if one of the texts means no row, or several that do not lie in a folder of that name; StopRun
+    while a call works in the run's folder."""
     from rich.markup import escape
 
     from ugaf import withdrawal
@@ -36,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     if not (options.what or listed):
         raise UgafError("name what is to be withdrawn: paths or ids, or a file of them with --list")
     view = asked.view(options)
+    if not options.dry_run:
+        _check_nobody_works(view)
     if not options.dry_run and withdrawal.is_unfinished(view.storage):
         console.print("an earlier withdrawal was interrupted: finishing it first")
         withdrawal.finish(view, lambda line: console.print(escape(line)))
@@ -51,6 +58,16 @@ def run(options: argparse.Namespace) -> int:
     if pending:
         console.print(f"{pending} rows are pending (near-duplicates are judged anew): run the pipeline again")
     return 0
+
+
+def _check_nobody_works(view: RunView) -> None:
+    """A call at work has photographs in hand, and would write again what is erased here."""
+    from ugaf.errors import StopRun
+    from ugaf.progress.files import last_call
+
+    call = last_call(view.storage)
+    if call is not None and call.at_work:
+        raise StopRun(f"{call.here} works in {view.path}: nothing is withdrawn until it has ended or is ended")
 
 
 def _lines(path: str) -> list[str]:
