@@ -150,12 +150,13 @@ def test_a_line_without_end_costs_itself(tmp_path, monkeypatch):
     lines = ['{"image": "a.png"}', '{"image": "' + "x" * 9000 + '"}', '{"image": "b.png"}']
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     (tmp_path / "x.csv").write_text("image,caption\na.png,\n" + "y" * 9000 + ",\nb.png,\n")
-    for name, line in (("x.jsonl", 2), ("x.csv", 3)):
+    (tmp_path / "x.json").write_text(f"[{','.join(lines)}]")
+    for name, line in (("x.jsonl", 2), ("x.csv", 3), ("x.json", 2)):
         rows = ingest(tmp_path / name)
         assert {row["image"] for row in good(rows)} == {SMALL[0], SMALL[1]}
         ((source, failure),) = failures(rows).items()
         assert source.endswith(f"#{line}")
-        assert "a line of more than 2000 bytes" in failure.message
+        assert "a line or record of more than 2000 bytes" in failure.message
 
 
 LISTS = [

@@ -157,7 +157,8 @@ def _cells(text: bytes, form: str | None, where: Mapping[str, Any], version: str
 def _numbered(
     place: Place, places: Sequence[Mapping[str, Any]], versions: Sequence[str]
 ) -> Iterator[dict[str, Any] | RecordError]:
-    by_line = {record.line: record for record in records(place, LimitSettings())}
+    # Listing has refused what is too long.
+    by_line = {record.line: record for record in records(place, LimitSettings(line_mb=1 << 14))}
     for where, version in zip(places, versions, strict=True):
         record = by_line.get(where["line"])
         if record is None:

@@ -56,7 +56,7 @@ def records(place: Place, limits: LimitSettings) -> Iterator[Record]:
         if name.endswith((".csv", ".tsv")):
             yield from _csv_records(_Lines(stream, limits.line_bytes), delimiter(name))
         elif name.endswith(".json"):
-            yield from _json_records(stream, place)
+            yield from _json_records(stream, place, limits.line_bytes)
         else:
             yield from _json_lines(_Lines(stream, limits.line_bytes))
 
@@ -129,7 +129,7 @@ class _Lines:
 
 
 def _too_long(limit: int) -> RecordError:
-    return RecordError(f"a line of more than {limit} bytes (limits.line_mb)")
+    return RecordError(f"a line or record of more than {limit} bytes (limits.line_mb)")
 
 
 def _json_lines(lines: _Lines) -> Iterator[Record]:
@@ -148,7 +148,7 @@ def _checked(fields: Any) -> Fields | RecordError:
     return fields if isinstance(fields, dict) else RecordError(f"not a JSON object but {type(fields).__name__}")
 
 
-def _json_records(stream: Any, place: Place) -> Iterator[Record]:
+def _json_records(stream: Any, place: Place, limit: int) -> Iterator[Record]:
     try:
         found = json.load(stream)
     except (ValueError, RecursionError) as error:
@@ -156,7 +156,8 @@ def _json_records(stream: Any, place: Place) -> Iterator[Record]:
     if not isinstance(found, list):
         raise NoColumnsError(f"input {place.uri!r}: a JSON file must be a list of records (or use JSON Lines)")
     for number, fields in enumerate(found, 1):
-        yield Record(number, version_of(json.dumps(fields, sort_keys=True).encode()), _checked(fields))
+        text = json.dumps(fields, sort_keys=True).encode()
+        yield Record(number, version_of(text), _checked(fields) if len(text) <= limit else _too_long(limit))
 
 
 class _CsvLines(Iterator[str]):
