@@ -179,6 +179,17 @@ def test_a_column_that_was_switched_off_gets_only_the_rule_that_was_set(
         assert data.present_bounds(changed.stages)[FIRST]["a"] == {"min": 0.25}
 
 
+def test_an_infinite_bound_is_shown_as_no_limit_and_pasted_as_it_was(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    bounds = {"min": float("-inf"), "max": float("inf")}
+    view = varied_run(tmp_path, seed=4, complete=True, **{FIRST: {"a": bounds}}).view()
+    tune(view)
+    opened(browser, view)
+    assert field(browser, FIRST, "a", "min").get_attribute("value") == ""
+    browser.execute_script("tuning.run.set(...arguments)", FIRST, "a", "max", 1.5)
+    block = yaml.safe_load(browser.execute_script("return Settings.yaml(tuning.run)"))
+    assert block["stages"][0][FIRST]["keep"]["a"] == {"min": float("-inf"), "max": 1.5}
+
+
 def test_a_slider_gives_short_numbers_and_the_funnel_follows_in_the_event(page: webdriver.Chrome) -> None:
     slider = field(page, FIRST, "a", "min", "range")
     before, after, text, bound = page.execute_script(
@@ -208,6 +219,29 @@ def test_bounds_that_cross_are_said(page: webdriver.Chrome) -> None:
     assert "min is over max" in said()
     type_bound(page, FIRST, "n", "max", "3")
     assert said() == ""
+
+
+@pytest.mark.parametrize(
+    ("column", "side", "text", "told"),
+    [
+        ("n", "min", "13", "min 13: the measure is 0..12, so no row that has a value can be kept"),
+        ("n", "max", "12.5", "max 12.5: the measure is 0..12, so every row passes it"),
+        ("b", "min", "-2", "min -2: the measure is 0 or more, so every row passes it"),
+        ("b", "max", "-2", "max -2: the measure is 0 or more, so no row that has a value can be kept"),
+        ("n", "max", "12", ""),
+        ("b", "max", "1000", ""),
+        ("free", "min", "-1000", ""),
+    ],
+)
+def test_a_bound_outside_of_its_measure_is_said_as_a_run_says_it(
+    page: webdriver.Chrome, column: str, side: str, text: str, told: str
+) -> None:
+    type_bound(page, FIRST, column, side, text)
+    where = f'[data-stage="{FIRST}"][data-column="{column}"] .crossed'
+    assert page.find_element(By.CSS_SELECTOR, where).get_attribute("textContent") == told
+    document = {"name": "x", "inputs": ["sample://"], "stages": [{FIRST: {"keep": {column: {side: float(text)}}}}]}
+    warned = [line.split(": ", 1)[1] for line in config.parse(document).stages[0].warnings]
+    assert warned == ([told.split(": ", 1)[1]] if told else [])
 
 
 def test_keys_move_a_slider_and_its_loose_end_is_no_limit(page: webdriver.Chrome) -> None:

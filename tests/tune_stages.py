@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf.stage import Stage
+from ugaf.stage import Range, Stage
 
 
 class First(Stage):
@@ -21,6 +21,7 @@ class First(Stage):
         "word": {"none_of": ["<script>alert(1)</script>"]},
         "n": {"min": 3},
     }
+    ranges: ClassVar[Mapping[str, Range]] = {"n": (0, 12), "b": (0, None)}
 
 
 class Second(Stage):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ugaf import config, images, record
 from ugaf.columns import CHILDREN, SOURCES, Columns
 from ugaf.config import Pipeline
 from ugaf.ingest import SourceRef
+from ugaf.ingest.produce import image_id
 from ugaf.storage import Storage, parquet_bytes
 from ugaf.view import RunView
 
@@ -28,6 +29,17 @@ def pictures(count: int, side: int = 24) -> list[bytes]:
     """Small JPEGs, each of its own colour."""
     colours = np.random.default_rng(0).integers(0, 255, (count, 3))
     return [images.encode(np.full((side, side, 3), colour, np.uint8), "jpeg", 80) for colour in colours]
+
+
+def named(jpeg: bytes, *parts: Any) -> bytes:
+    """The same picture with a comment that no other has, so that its id is its own."""
+    text = "/".join(map(str, parts)).encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2) + text + jpeg[2:]
+
+
+def photographs_of(made: Iterable[bytes]) -> dict[str, bytes]:
+    """By id, as it is checked when they are read."""
+    return {image_id(data): data for data in made}
 
 
 class Written:
@@ -109,8 +121,9 @@ def varied_run(
         return rows
 
     for fragment in range(fragments):
-        ids = [row_id(seed, fragment, place) for place in range(photographs // fragments)]
-        image = {key: blobs[int(rng.integers(len(blobs)))] for key in ids}
+        places = range(photographs // fragments)
+        image = photographs_of(named(blobs[int(rng.integers(len(blobs)))], seed, fragment, place) for place in places)
+        ids = list(image)
         listed: list[str | None] = [*ids] if complete else [*ids, None]
         name = run.fragment(fragment, listed, image, {} if complete else {ids[0]: "OSError: broken"})
         run.stage(
@@ -141,7 +154,9 @@ def linked_run(folder: Path, seed: int = 0, photographs: int = 90) -> Written:
     """A run in which photographs resemble each other: First, then Alike, all measured."""
     rng = np.random.default_rng(seed)
     run = Written(folder, [FIRST, ALIKE])
-    ids = sorted(row_id(seed, place) for place in range(photographs))
+    (blob,) = pictures(1)
+    image = photographs_of(named(blob, seed, place) for place in range(photographs))
+    ids = sorted(image)
     links: dict[str, dict[str, float]] = {key: {} for key in ids}
     for _ in range(photographs):
         one, other = rng.choice(ids, 2, replace=False)
@@ -151,7 +166,7 @@ def linked_run(folder: Path, seed: int = 0, photographs: int = 90) -> Written:
             links[other][one] = links[one][other]
     for fragment in range(3):
         here = ids[fragment::3]
-        name = run.fragment(fragment, list(here), dict.fromkeys(here, pictures(1)[0]))
+        name = run.fragment(fragment, list(here), image)
         first = [{"id": key, "a": number(rng), "n": int(rng.integers(2, 12)), "word": "fine"} for key in here]
         run.stage(FIRST, name, first)
         near = {key: [{"id": other, "similarity": s} for other, s in links[key].items()] for key in here}

@@ -66,7 +66,8 @@ class StageCounts:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {**vars(self), "rejected": dict(self.rejected), "errors": dict(self.errors)}
+        rounded = {"rejected": dict(self.rejected), "errors": dict(self.errors), "seconds": round(self.seconds, 3)}
+        return {**vars(self), **rounded}
 
     def check(self) -> None:
         """Raises AssertionError if a row was lost or counted twice."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from ugaf.commands import arguments
+from ugaf.commands import arguments, documents
 
 HELP = "the whole story of one photograph or edit, and why it is in or out"
 
@@ -13,7 +12,7 @@ HELP = "the whole story of one photograph or edit, and why it is in or out"
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("row", help="its id or the beginning of it, its path or URL, its file name or a part of that")
     arguments.run_folder(parser, option=True)
-    parser.add_argument("--json", action="store_true", help="as JSON (its shape: docs/operations.md)")
+    documents.option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
     view = asked.view(options)
     if options.json:
-        print(json.dumps(story(view, options.row), indent=1))
+        documents.print_json(story(view, options.row))
         return 0
     for line in explain(view, options.row):
         console.print(escape(line))

@@ -43,5 +43,8 @@ def write_shards(
     if told := earlier.described(view, settings):
         note(told)
     summary = export(view, settings, progress, replace=replace, asked=asked, notify=note)
-    say(f"shards  {view.path}/{summary.root}  ({summary})")
+    what, *more = str(summary).splitlines()
+    say(f"shards  {view.path}/{summary.root}  ({what})")
+    for line in more:
+        say(f"        {line}")
     return summary

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from ugaf.commands import arguments
+from ugaf.commands import arguments, documents
 
 HELP = "the funnel of a run as it is now, and whether a call works on it"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     arguments.run_folder(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON (its shape: docs/operations.md)")
+    documents.option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     view = asked.view(options)
     counts = view.funnel()
     if options.json:
-        print(json.dumps(document(view, counts), indent=1))
+        documents.print_json(document(view, counts))
         return 0
     console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
     console.print(escape(last_call_text(view.storage)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ugaf.commands import arguments
+from ugaf.commands import arguments, documents
 
 HELP = "what other thresholds would keep: a table, and a page with sliders"
 
@@ -13,6 +13,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     arguments.run_folder(parser)
     parser.add_argument("--stage", help="only this stage in the table, its columns without a rule too")
     arguments.changes(parser, "start from other keep rules")
+    documents.option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,6 +25,9 @@ def run(options: argparse.Namespace) -> int:
 
     view = with_settings(asked.view(options), options.set)
     tuned = tune(view, options.stage)
+    if options.json:
+        documents.print_json({"name": view.name, "path": view.path, **tuned.document()})
+        return 0
     console.print(as_table(tuned.rules, tuned.end), crop=False)
     for note in tuned.notes:
         console.print(f"[dim]{escape(note)}[/]")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,10 @@ class Tuned:
     path: str
     end: str
     notes: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"page": self.path, "end": self.end, "notes": self.notes, "rules": [asdict(rule) for rule in self.rules]}
 
 
 def with_settings(view: RunView, overrides: Sequence[str]) -> RunView:

@@ -17,6 +17,7 @@ const Tuning = (() => {
   }
 
   // {t: type, b: base64} as a typed array; the data has the byte order of the machines that browsers run on.
+  const mapped = (of, make) => Object.fromEntries(Object.entries(of).map(([name, value]) => [name, make(value)]));
   const array = (packed) => new ARRAYS[packed.t](bytes(packed.b).buffer);
 
   function bits(text, count) {
@@ -189,7 +190,7 @@ const Tuning = (() => {
     constructor(data) {
       this.levels = data.levels.map((level) => ({ name: level.name, rows: level.rows, parent: level.parent ? array(level.parent) : null }));
       this.stages = data.stages.map((stage) => new Stage(stage, this.levels[stage.level]));
-      this.present = Object.fromEntries(data.stages.map((stage) => [stage.name, stage.bounds]));
+      this.present = Object.fromEntries(data.stages.map((stage) => [stage.name, mapped(stage.bounds, (kinds) => mapped(kinds, Number))]));
       this.bounds = structuredClone(this.present);
       this.walk(0, true);
     }

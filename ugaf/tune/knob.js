@@ -108,6 +108,17 @@ const Knob = (() => {
       return of !== undefined && SIDES.some((side) => of[`${side}_quantile`] !== undefined);
     }
 
+    // Of the numbers of these rules, those outside of the measure's range, as `ugaf run` warns of them.
+    beyond(of) {
+      if (!this.packed.range) return "";
+      const [low, end] = this.packed.range, high = end ?? Infinity;
+      const span = end === null ? `${short(low)} or more` : `${short(low)}..${short(high)}`;
+      return SIDES.filter((side) => of[side] < low || of[side] > high).map((side) => {
+        const none = side === "min" ? of[side] > high : of[side] < low;
+        return `${side} ${Settings.text(of[side])}: the measure is ${span}, so ${none ? "no row that has a value can be kept" : "every row passes it"}`;
+      }).join("; ");
+    }
+
     // typing: the field that is being typed in keeps what the person typed.
     showBounds(typing = false) {
       const of = this.page.run.bounds[this.stage.name][this.column.name] || {};
@@ -123,7 +134,7 @@ const Knob = (() => {
         for (const part of [node, slider]) part.classList.toggle("off", !isSet);
         slider.classList.toggle("active", side === this.active);
       }
-      this.crossed.textContent = this.bound("min") > this.bound("max") ? "min is over max: no row can be kept, and a run refuses these settings" : "";
+      this.crossed.textContent = this.bound("min") > this.bound("max") ? "min is over max: no row can be kept, and a run refuses these settings" : this.beyond(of);
       const same = Tuning.KINDS.every((kind) => of[kind] === (this.page.run.present[this.stage.name][this.column.name] || {})[kind]);
       this.node.classList.toggle("changed", !same);
       this.resetButton.tabIndex = same ? -1 : 0;

@@ -25,6 +25,7 @@ from ugaf.tune.pictures import Shown
 
 if TYPE_CHECKING:
     from ugaf.spec import StageSpec
+    from ugaf.stage import Range
     from ugaf.view import RunView
 
 BINS = 48
@@ -107,7 +108,10 @@ def _stage(data: Data, stage: TunedStage, spec: StageSpec, now: StageYield) -> d
         "level": stage.level,
         "fansOut": stage.fans_out,
         "state": None if whole else base64.b64encode(stage.state.tobytes()).decode("ascii"),
-        "columns": [_column(column, _numbers(bounds.get(column.name, {}), now)) for column in stage.columns.values()],
+        "columns": [
+            _column(column, _numbers(bounds.get(column.name, {}), now), spec.cls.ranges.get(column.name))
+            for column in stage.columns.values()
+        ],
         "order": [list(key) for key in stage.order],
         "fixed": [
             {"column": column, "kind": kind, "text": _text(spec, column, [kind]), "broken": _bits(broken)}
@@ -115,24 +119,30 @@ def _stage(data: Data, stage: TunedStage, spec: StageSpec, now: StageYield) -> d
         ],
         "links": links,
         "frozen": {f"{column}\n{kind}": number for (column, kind), number in stage.frozen.items()},
-        "bounds": {name: dict(kinds) for name, kinds in bounds.items()},
+        "bounds": {name: {kind: _bound(bound) for kind, bound in kinds.items()} for name, kinds in bounds.items()},
         "keep": [_entry(spec, name) for name in spec.keep],
     }
 
 
-def _column(column: Column, bounds: Mapping[str, float]) -> dict[str, Any]:
+def _column(column: Column, bounds: Mapping[str, float], ends: Range | None) -> dict[str, Any]:
     finite = column.values[column.finite]
     edges = bin_edges(finite, bounds, BINS) if len(finite) else np.array([0.0, 1.0])
     return {
         "name": column.name,
         "type": str(column.type),
         "whole": column.is_whole,
+        "range": ends,
         "low": float(edges[0]),
         "high": float(edges[-1]),
         "bins": len(edges) - 1,
         "values": packed(column.values, np.dtype(_type(column)).str[1:]),
         "nulls": _bits(column.null) if column.null.any() else None,
     }
+
+
+def _bound(bound: float) -> float | str:
+    """JSON has no infinity; the script makes a number of its name."""
+    return bound if np.isfinite(bound) else f"{'-' if bound < 0 else ''}Infinity"
 
 
 def _numbers(kinds: Mapping[str, float], now: StageYield) -> dict[str, float]:

@@ -5,6 +5,7 @@ const Settings = (() => {
 
   // A number as a pipeline is to have it: the shortest text that reads back as the same float64, in YAML too.
   function text(number) {
+    if (!Number.isFinite(number)) return number < 0 ? "-.inf" : ".inf";
     const shown = String(number === 0 ? 0 : number);
     return shown.includes("e") && !shown.includes(".") ? shown.replace("e", ".0e") : shown;
   }
