@@ -190,6 +190,9 @@ def random_bounds(data: Any, rng: np.random.Generator, spread: Mapping[str, floa
                 if rng.random() < 0.3:
                     kinds.pop(f"{side}_quantile", None)
                     kinds[side] = thresholds(rng, (spread or {}).get(name, 1.0)) + (-1 if side == "min" else 1)
+            for low, high in (("min", "max"), ("min_quantile", "max_quantile")):
+                if low in kinds and high in kinds:
+                    kinds[low], kinds[high] = sorted((kinds[low], kinds[high]))
             if kinds:
                 of[name] = kinds
     return bounds
