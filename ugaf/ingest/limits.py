@@ -15,7 +15,7 @@ class LimitSettings(Settings):
 
     file_mb: int = Field(1024, ge=1, le=1 << 20, description="MiB of one image's file, or of its member in a tar")
     megapixels: int = Field(64, ge=1, le=178, description="millions of pixels of one image; a worker's memory follows")
-    line_mb: int = Field(64, ge=1, le=1 << 14, description="MiB of one line or record of a list of pairs")
+    line_mb: int = Field(64, ge=1, le=1 << 14, description="MiB of one line or record of a list")
     caption_kb: int = Field(1024, ge=1, le=1 << 20, description="KiB of a caption or .json beside an image in a tar")
 
     def check(self, what: str, size: int, setting: str) -> None:
