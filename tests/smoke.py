@@ -5,8 +5,6 @@ bucket cannot do is replaced by the rules in `RULES`, all of which are printed; 
 that, every command that the documentation, the Makefile or the benchmarks show must start (`--help`), each with no more
 packages than the environment that its page names.
 
-`make run` starts a Ray of its own, as all the commands do; the others here share one, to start fewer.
-
     python tests/smoke.py [--keep FOLDER] [--only TEXT ...]
 """
 
@@ -24,12 +22,10 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 
 from smoke_commands import check_help
-from smoke_tools import ROOT, SmokeError, environment, lines, one_ray, run
+from smoke_tools import ROOT, SmokeError, environment, lines, run
 
 RULES: tuple[tuple[str, str, str], ...] = (
     (r"^make run\b.*", "make -o {venv}/.base run VENV={venv}", "in the environment that runs this"),
@@ -97,38 +93,25 @@ def readme(work: Path, only: Sequence[str] = ()) -> set[str]:
     text = (ROOT / "README.md").read_text()
     ran: set[str] = set()
     wrong: list[str] = []
-    with Environments(work) as environments:
-        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            for part in lines(block) if language == "sh" else [block]:
-                if only and not any(text in part for text in only):
-                    continue
-                try:
-                    ran |= do(language, part, work, environments)
-                except SmokeError as error:
-                    print(f"  WRONG   {error}", flush=True)
-                    wrong.append(str(error))
+    base = environment(work.parent)
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for part in lines(block) if language == "sh" else [block]:
+            if only and not any(text in part for text in only):
+                continue
+            try:
+                ran |= do(language, part, work, base)
+            except SmokeError as error:
+                print(f"  WRONG   {error}", flush=True)
+                wrong.append(str(error))
     if wrong:
         raise SmokeError("\n".join(wrong))
     return ran
 
 
-class Environments(ExitStack):
-    """What a line runs in: what `pip install .` brings, and for runs from the second on a Ray that they share."""
-
-    def __init__(self, work: Path) -> None:
-        super().__init__()
-        self.work = work
-        self.base = environment(work.parent)
-
-    @cached_property
-    def with_ray(self) -> dict[str, str]:
-        return self.enter_context(one_ray(self.work, self.base))
-
-
-def do(language: str, part: str, work: Path, environments: Environments) -> set[str]:
+def do(language: str, part: str, work: Path, base: dict[str, str]) -> set[str]:
     """A line of a shell block, or a block; gives the name of the pipeline that it ran, if it ran one."""
     if language == "sh":
-        return shell(part, work, environments)
+        return shell(part, work, base)
     if language == "python":
         run(shlex.join(["python", "-c", part]), work, dict(os.environ))
     elif language == "":
@@ -138,18 +121,15 @@ def do(language: str, part: str, work: Path, environments: Environments) -> set[
     return set()
 
 
-def shell(line: str, work: Path, environments: Environments) -> set[str]:
+def shell(line: str, work: Path, base: dict[str, str]) -> set[str]:
     if line.startswith("pip install"):
         check_extras(line)
         return set()
     here = stand_in(line)
     if re.search(r"pairs\.jsonl|set/train", here):
         write_pairs(work)
-    if not re.match(r"(ugaf run|python -m ugaf\.run)\b", here):
-        run(here, work, environments.base, status(line))
-        return set()
-    run(here, work, environments.with_ray, status(line))
-    return {check_run(here, work)}
+    run(here, work, base, status(line))
+    return {check_run(here, work)} if re.match(r"(ugaf run|python -m ugaf\.run)\b", here) else set()
 
 
 def check_tree(block: str, work: Path) -> None:

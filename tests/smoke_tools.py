@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,31 +107,3 @@ def run(line: str, work: Path, env: dict[str, str], status: int = 0) -> str:
     if done.returncode != status:
         raise SmokeError(f"{line}: exit status {done.returncode}\n{done.stdout}")
     return done.stdout
-
-
-HOLDER = """
-import sys, ray
-from ugaf.session import Session
-with Session():
-    print(ray.get_runtime_context().gcs_address, flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def one_ray(work: Path, env: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The environment of commands that share one Ray, which is started here as a command starts its own.
-
-    It ends with this process, however that ends. Raises SmokeError where Ray does not start.
-    """
-    env = {**env, "PYTHONPATH": os.pathsep.join([str(work), env["PYTHONPATH"]])}
-    began = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER], cwd=work, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        address = holder.stdout.readline().strip()
-        if not address:
-            raise SmokeError(f"Ray did not start: exit status {holder.wait()}")
-        print(f"{time.monotonic() - began:6.1f} s  one Ray for the runs below", flush=True)
-        yield {**env, "RAY_ADDRESS": address}
