@@ -25,7 +25,6 @@ from pydantic import BaseModel, TypeAdapter
 from ugaf import cli, config, images, runner
 from ugaf.balance import BalanceSettings
 from ugaf.bench import __main__ as bench
-from ugaf.config import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings, Resources
 from ugaf.distinct import Distinct
 from ugaf.errors import ConfigError
 from ugaf.export import ExportSettings
@@ -36,6 +35,8 @@ from ugaf.models import registry
 from ugaf.models.diffusion.settings import Cache, Lora
 from ugaf.models.placement import PlacementSettings
 from ugaf.models.servers import ModelServer, ServerLink
+from ugaf.pipeline_settings import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings
+from ugaf.spec import Resources
 from ugaf.stage import Failure, Row, Stage
 from ugaf.trainer import __main__ as trainer
 from ugaf.trainer import settings as training

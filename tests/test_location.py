@@ -17,10 +17,10 @@ from web_server import serving
 
 from ugaf import location
 from ugaf.cli import main
-from ugaf.config import PipelineSettings
 from ugaf.ingest import InputSettings, SourceRef
 from ugaf.ingest.places import Place
 from ugaf.location import Location, scrub
+from ugaf.pipeline_settings import PipelineSettings
 from ugaf.storage import Storage
 
 _SECRET = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=12, max_size=30)

@@ -16,14 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
-from ugaf import location, naming, rules, trust, yaml_files
+from ugaf import changes, naming, rules, trust, yaml_files
 from ugaf.errors import ConfigError, explain_validation, nearest
-from ugaf.export import ExportSettings
-from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings, format_of
+from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
-from ugaf.models.servers import ModelServer
+from ugaf.pipeline_settings import PipelineSettings
 from ugaf.spec import (
     INGEST,
     Resources,
@@ -36,85 +35,7 @@ from ugaf.spec import (
     fingerprint_of,
     merged_keep,
 )
-from ugaf.stage import Settings, Stage
-
-
-class EngineSettings(Settings):
-    """How a run uses the machine or the cluster."""
-
-    executor: str = Field("ray", pattern="^(ray|inline)$", description="ray, or inline: one process, for debugging")
-    workers: int | None = Field(None, ge=1, description="CPU workers; default: one for each CPU")
-    streaming: bool = Field(
-        True, description="false: stages with workers of their own run one after the other, for few GPUs"
-    )
-    flush_mb: int = Field(64, ge=1, description="a worker writes a part whenever its new columns reach this size")
-    flush_s: float = Field(30.0, ge=0, description="and whenever they hold so many seconds of a stage's work")
-    patience_s: float = Field(
-        300.0,
-        ge=0,
-        description="a store, server or disk that is at fault is asked again for so long; then the run stops, its rows "
-        "pending",
-    )
-    stop_after_alike: int = Field(
-        100,
-        ge=0,
-        description="the run stops when nearly all of a stage's last so many rows failed in one way, and those rows "
-        "stay pending; 0: never, for inputs of which most are broken",
-    )
-    row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
-
-
-class QuantileSettings(Settings):
-    """Where the numbers of quantile rules come from."""
-
-    source: str = Field(
-        "run",
-        description="run: fitted on all values of this run; frozen: once fitted, they stay when the run grows; or the "
-        "folder of another run, whose numbers judge this one",
-    )
-    exact_rows: int = Field(
-        10_000_000,
-        ge=1000,
-        description="up to so many values a quantile is exact; above, that of a sample of them",
-    )
-
-    @field_validator("source")
-    @classmethod
-    def _public(cls, value: str) -> str:
-        return location.check_keys(value, "the URL of another run")
-
-
-class ReportSettings(Settings):
-    """The HTML report."""
-
-    gallery: int = Field(600, ge=0, description="pairs and photographs shown in the gallery, a stratified sample")
-
-
-class PipelineSettings(Settings):
-    """The top level of a pipeline file."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's default folder")
-    title: str | None = Field(
-        None, description="what the run, its report and card are called; default: its folder, or its inputs"
-    )
-    description: str = ""
-    inputs: list[InputSettings] = Field(min_length=1, description="photographs or pairs: paths, globs, URLs, sample://")
-    output: str | None = Field(None, description="the run's folder: a path or URL; default runs/NAME")
-    seed: int = Field(0, description="every random choice derives from it, the stage and the row")
-    fragment_rows: int | None = Field(
-        None, ge=1, description="sources a fragment, fixed once it is cut; null: an eighth of what is new, 4 to 256"
-    )
-    stages: list[Any] = Field(min_length=1, description="the steps, in order")
-    quantiles: QuantileSettings = QuantileSettings()
-    models: dict[str, ModelServer] = Field({}, description="model servers, by the name that stages give for `server`")
-    engine: EngineSettings = EngineSettings()
-    export: ExportSettings = ExportSettings()
-    report: ReportSettings = ReportSettings()
-
-    @field_validator("output")
-    @classmethod
-    def _public(cls, value: str | None) -> str | None:
-        return None if value is None else location.check_keys(value, "the output's URL")
+from ugaf.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -222,9 +143,9 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
 
 def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
     """Check a pipeline given as plain data. Raises ConfigError that names the setting."""
-    document = {**document, "stages": _stage_entries(document.get("stages"))}
+    document = {**document, "stages": changes.stage_entries(document.get("stages"))}
     for override in overrides:
-        _apply(document, override)
+        changes.apply(document, override)
     stages = document["stages"]
     try:
         settings = PipelineSettings.model_validate({**document, "stages": list(stages.items())})
@@ -356,60 +277,6 @@ def _kind_by_name(path: str) -> str:
     if format_of(path) == "records":
         return "list"
     return {".parquet": "parquet", ".tar": "webdataset"}.get(Path(path).suffix, "auto")
-
-
-def _stage_entries(stages: Any) -> dict[str, Any]:
-    """The list of names and single-key mappings as an ordered mapping."""
-    if not isinstance(stages, list):
-        raise ConfigError("stages: expected a list of stage names, each with or without settings")
-    entries: dict[str, Any] = {}
-    for entry in stages:
-        if isinstance(entry, str):
-            entry = {entry: None}
-        if not (isinstance(entry, dict) and len(entry) == 1):
-            raise ConfigError(f"stages: each entry is a name, or `name: {{settings}}` (got {entry!r})")
-        ((name, options),) = entry.items()
-        if name in entries:
-            raise ConfigError(f"stages: {name!r} stands twice")
-        if options is not None and not isinstance(options, dict):
-            raise ConfigError(f"stages.{name}: expected a mapping of settings (got {options!r})")
-        entries[str(name)] = options
-    return entries
-
-
-def _apply(document: dict[str, Any], override: str) -> None:
-    """Set one `key=value`; the key is a top-level setting's path, or a stage's name and a path in its settings."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override}: expected key=value")
-    try:
-        value = yaml_files.load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
-    stages = document["stages"]
-    key = key.strip().removeprefix("stages.")
-    owner = max((name for name in stages if key.startswith(f"{name}.")), key=len, default=None)
-    if owner is not None:
-        stages[owner] = dict(stages[owner] or {})
-        set_path(stages[owner], key[len(owner) + 1 :].split("."), value, f"--set {override}")
-        return
-    first = key.split(".")[0]
-    if first not in PipelineSettings.model_fields or first == "stages":
-        known = [*PipelineSettings.model_fields, *stages]
-        close = nearest(key.rsplit(".", 1)[0], stages) if "." in key else nearest(first, known)
-        raise ConfigError(f"--set {override}: no such setting or stage in this pipeline{close}")
-    set_path(document, key.split("."), value, f"--set {override}")
-
-
-def set_path(target: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
-    """Set a value in nested mappings, making those that are missing. Raises ConfigError, which begins with `where`."""
-    for part in path[:-1]:
-        inner = target.get(part)
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"{where}: {part} is not a mapping")
-        target[part] = dict(inner or {})
-        target = target[part]
-    target[path[-1]] = value
 
 
 def _validate(model: Any, options: Mapping[str, Any], where: str) -> Any:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ugaf import yaml_files
-from ugaf.config import set_path
+from ugaf.changes import set_path
 from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings

@@ -1,0 +1,91 @@
+"""What stands at the top level of a pipeline file, and what each setting means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ugaf import location
+from ugaf.export import ExportSettings
+from ugaf.ingest import InputSettings
+from ugaf.models.servers import ModelServer
+from ugaf.stage import Settings
+
+
+class EngineSettings(Settings):
+    """How a run uses the machine or the cluster."""
+
+    executor: str = Field("ray", pattern="^(ray|inline)$", description="ray, or inline: one process, for debugging")
+    workers: int | None = Field(None, ge=1, description="CPU workers; default: one for each CPU")
+    streaming: bool = Field(
+        True, description="false: stages with workers of their own run one after the other, for few GPUs"
+    )
+    flush_mb: int = Field(64, ge=1, description="a worker writes a part whenever its new columns reach this size")
+    flush_s: float = Field(30.0, ge=0, description="and whenever they hold so many seconds of a stage's work")
+    patience_s: float = Field(
+        300.0,
+        ge=0,
+        description="a store, server or disk that is at fault is asked again for so long; then the run stops, its rows "
+        "pending",
+    )
+    stop_after_alike: int = Field(
+        100,
+        ge=0,
+        description="the run stops when nearly all of a stage's last so many rows failed in one way, and those rows "
+        "stay pending; 0: never, for inputs of which most are broken",
+    )
+    row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
+
+
+class QuantileSettings(Settings):
+    """Where the numbers of quantile rules come from."""
+
+    source: str = Field(
+        "run",
+        description="run: fitted on all values of this run; frozen: once fitted, they stay when the run grows; or the "
+        "folder of another run, whose numbers judge this one",
+    )
+    exact_rows: int = Field(
+        10_000_000,
+        ge=1000,
+        description="up to so many values a quantile is exact; above, that of a sample of them",
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _public(cls, value: str) -> str:
+        return location.check_keys(value, "the URL of another run")
+
+
+class ReportSettings(Settings):
+    """The HTML report."""
+
+    gallery: int = Field(600, ge=0, description="pairs and photographs shown in the gallery, a stratified sample")
+
+
+class PipelineSettings(Settings):
+    """The top level of a pipeline file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's default folder")
+    title: str | None = Field(
+        None, description="what the run, its report and card are called; default: its folder, or its inputs"
+    )
+    description: str = ""
+    inputs: list[InputSettings] = Field(min_length=1, description="photographs or pairs: paths, globs, URLs, sample://")
+    output: str | None = Field(None, description="the run's folder: a path or URL; default runs/NAME")
+    seed: int = Field(0, description="every random choice derives from it, the stage and the row")
+    fragment_rows: int | None = Field(
+        None, ge=1, description="sources a fragment, fixed once it is cut; null: an eighth of what is new, 4 to 256"
+    )
+    stages: list[Any] = Field(min_length=1, description="the steps, in order")
+    quantiles: QuantileSettings = QuantileSettings()
+    models: dict[str, ModelServer] = Field({}, description="model servers, by the name that stages give for `server`")
+    engine: EngineSettings = EngineSettings()
+    export: ExportSettings = ExportSettings()
+    report: ReportSettings = ReportSettings()
+
+    @field_validator("output")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return None if value is None else location.check_keys(value, "the output's URL")
