@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ugaf.code_digest import FACT, code_digest
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
 from ugaf.ingest import image_id, pair_id
@@ -102,10 +103,13 @@ class Columns:
                 out.setdefault(fragment, []).append(f"{folder}/{name}")
         return out
 
-    def write(self, stage: str, fragment: str, rows: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    def write(
+        self, stage: str, fragment: str, rows: Sequence[Mapping[str, Any]], seconds: float, code: str | None = None
+    ) -> str:
         """Write one part; `rows` hold the columns of `part_schema` (absent ones become null). Returns its path.
 
-        `seconds` of work is kept in the file, for the report's rates.
+        `seconds` of work is kept in the file, for the report's rates, and so is the digest of the `code` that made the
+        columns: by default that of this process, "" if it is not known.
         """
         schema = part_schema(self.pipeline, stage)
         # Sorted, because workers take rows in this order: a few photographs at a time are a few row groups.
@@ -117,6 +121,10 @@ class Columns:
         digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
         facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(len(rows))}
+        if code is None and stage != INGEST:
+            code = code_digest(self.pipeline.stage(stage))
+        if code:
+            facts[FACT.decode()] = code
         self.storage.write(path, parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema)))
         return path
 
@@ -133,9 +141,10 @@ class Columns:
                 continue
             if any(stays):
                 table = _parquet(self.storage, path, lambda file: file.read(use_threads=False))
-                seconds = float((table.schema.metadata or {}).get(b"ugaf.seconds", b"0"))
+                facts = table.schema.metadata or {}
+                seconds, code = float(facts.get(b"ugaf.seconds", b"0")), facts.get(FACT, b"").decode()
                 rows = table.filter(pa.array(stays)).to_pylist()
-                self.write(stage, fragment, [{**row, "attempt": _attempt(path)} for row in rows], seconds)
+                self.write(stage, fragment, [{**row, "attempt": _attempt(path)} for row in rows], seconds, code)
             self.storage.remove(path)
             taken += len(stays) - sum(stays)
         return taken

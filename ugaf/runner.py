@@ -14,6 +14,7 @@ from typing import Any
 from ugaf import faults, record, withdrawal
 from ugaf.across import rows_of, run_stage
 from ugaf.alike import AlikeError, shape
+from ugaf.code_digest import made_by_other_code
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
@@ -103,6 +104,8 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
         watcher.accepted()
         monitor = Monitor(pipeline.settings.engine.stop_after_alike)
         for line in record.stays(pipeline, found.inputs) if INGEST in allowed else ():
+            notify(line)
+        for line in made_by_other_code(pipeline.stages, found.made_by):
             notify(line)
         for number, groups in enumerate(parts):
             work = pending_work(pipeline, found, groups, options)

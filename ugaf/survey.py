@@ -18,12 +18,14 @@ from ugaf.verdicts import FAILED, Fits, duplicates, judge_all
 @dataclass(frozen=True)
 class Survey:
     """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
-    stage has yet to see, and rows that failed in it; without those where both are none. inputs: who fed it."""
+    stage has yet to see, and rows that failed in it; without those where both are none. inputs: who fed it. made_by:
+    stage -> digest of code -> part files that it made."""
 
     skips: dict[str, set[str]]
     fits: Fits
     todo: dict[str, dict[str, tuple[int, int]]]
     inputs: list[Fed]
+    made_by: dict[str, Counter[str]]
 
 
 def survey(columns: Columns) -> Survey:
@@ -33,12 +35,14 @@ def survey(columns: Columns) -> Survey:
     skips = duplicates(columns, fragments)
     fits = fit(columns, fragments, skips)
     todo: dict[str, dict[str, tuple[int, int]]] = {}
+    made_by: dict[str, Counter[str]] = {}
     for verdicts in judge_all(columns, fragments, skips=skips, fits=fits):
         for origin, count in verdicts[INGEST].origins:
             sources[origin] += count
         rows.update(verdicts[INGEST].by_origin())
         for given in verdicts.stages:
+            made_by.setdefault(given.stage, Counter()).update(given.made_by)
             counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))
             if any(counts):
                 todo.setdefault(verdicts.fragment, {})[given.stage] = counts
-    return Survey(skips, fits, todo, fed_by(sources, rows))
+    return Survey(skips, fits, todo, fed_by(sources, rows), made_by)

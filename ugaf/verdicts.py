@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ugaf.code_digest import FACT
 from ugaf.columns import CHILDREN, REFS, SOURCES, Columns, children_table
 from ugaf.config import INGEST, StageSpec
 from ugaf.ingest import SourceRef
@@ -39,6 +40,7 @@ class Given:
     index: int64 (n,), the row's place in `table` (the stage's `id`, `error` and rule columns), -1 if not there.
     unread: for ingest, positions of sources that have not been read yet (a row has no id before).
     origins: for ingest, the inputs that the fragment's sources came from.
+    made_by: part files by the digest of the code that made them, where it is on record.
     """
 
     stage: str
@@ -52,6 +54,7 @@ class Given:
     seconds: float = 0.0
     unread: list[int] = field(default_factory=list)
     origins: Runs = field(default_factory=list)
+    made_by: Counter[str] = field(default_factory=Counter)
 
     def by_origin(self) -> Counter[Origin]:
         """Of ingest: how many rows there are by input. One of several sources counts for that of its first; withdrawn
@@ -134,6 +137,7 @@ def judge(
         table, facts = columns.light(spec.name, fragment, needed, listed)
         given = _judge_stage(spec, rules, ids, table)
         given.seconds = sum(float(fact.get(b"ugaf.seconds", 0)) for fact in facts)
+        given.made_by.update(fact[FACT].decode() for fact in facts if FACT in fact)
         result.stages.append(given)
         ids = given.where(KEPT)
         if spec.cls.fans_out:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ugaf import faults, ingest, location
 from ugaf.alike import AlikeError, FailedRow
 from ugaf.buffer import Buffer
+from ugaf.code_digest import code_digest
 from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
 from ugaf.errors import StopRun, UgafError
@@ -82,6 +83,7 @@ class StageWorker:
         self.stages: dict[str, Stage] = {}
         for name in (name for chain in task.chains for name in chain if name != INGEST):
             spec = task.pipeline.stage(name)
+            code_digest(spec)  # Now, since the files may be changed while this process goes on with what it loaded.
             servers = {key: task.servers[key] for key in spec.demand(task.lane).servers}
             self.stages[name] = spec.build(task.pipeline.settings.seed, servers, task.lane)
             self.stages[name].setup()

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ugaf import record
+from ugaf.code_digest import made_by_other_code
 from ugaf.commands.terminal import console
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import count_new
@@ -53,6 +54,8 @@ def print_plan(pipeline: Pipeline, run_options: RunOptions) -> None:
     if not_read:
         console.print(f"not read: {escape(str(not_read))}")
     for line in record.stays(pipeline, found.inputs) if takes_in else ():
+        console.print(escape(line))
+    for line in made_by_other_code(pipeline.stages, found.made_by):
         console.print(escape(line))
     console.print(table)
     _print_models(pipeline, restricted(pipeline, run_options))
