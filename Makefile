@@ -7,6 +7,9 @@ MODELS_VENV ?= .venv-models
 VLLM_VENV ?= .venv-vllm
 BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
+# Exact versions of what is installed; with torch, those of tests/models/constraints-cpu.txt too.
+LOCKED = --constraint constraints.txt
+MODELS_LOCKED = $(LOCKED) --constraint tests/models/constraints-cpu.txt
 # Tests wait for Ray and servers more than they compute: a few processes at once, on few cores too.
 WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
@@ -14,7 +17,7 @@ PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
 CHECKED = ugaf stages tests benchmarks
 
-.PHONY: run test test-quick test-models test-vllm train-demo smoke check format bench clean
+.PHONY: run test test-quick test-models test-vllm train-demo smoke check format bench lock clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
@@ -57,33 +60,42 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/.base: $(BIN)/pip pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+$(VENV)/.base: $(BIN)/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet $(LOCKED) --editable .
 	touch $@
 
 $(VENV)/.benchmarks: $(VENV)/.base
-	$(BIN)/pip install --quiet --editable '.[benchmarks]'
+	$(BIN)/pip install --quiet $(LOCKED) --editable '.[benchmarks]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet $(LOCKED) --editable '.[test]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	$(BIN)/pip install --quiet $(LOCKED) --editable '.[test,dev]'
 	touch $@
 
 # ultralytics and rapidocr bring opencv-python, which writes over the files of the headless one and needs libGL: put
 # those back.
-$(MODELS_VENV)/.ready: pyproject.toml tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
+$(MODELS_VENV)/.ready: pyproject.toml constraints.txt tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_BIN)/pip install --quiet --upgrade pip
-	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt torch
-	$(MODELS_BIN)/pip install --quiet --constraint tests/models/constraints-cpu.txt \
+	$(MODELS_BIN)/pip install --quiet $(MODELS_LOCKED) torch
+	$(MODELS_BIN)/pip install --quiet $(MODELS_LOCKED) \
 		--editable '.[test,transformers,diffusers,train,bench,ultralytics,ocr]'
-	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps 'opencv-python-headless>=4.10,<5'
+	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps $(LOCKED) 'opencv-python-headless>=4.10,<5'
 	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
 	touch $@
+
+# The newest versions that go together, in an environment of their own, written to constraints.txt.
+lock:
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --upgrade pip
+	$(VENV)-lock/bin/pip install --quiet --editable '.[test,dev,benchmarks]'
+	{ head -n 1 constraints.txt; $(VENV)-lock/bin/pip freeze --exclude-editable; } > $(VENV)-lock/constraints.txt
+	mv $(VENV)-lock/constraints.txt constraints.txt
+	rm -rf $(VENV)-lock
 
 clean:
 	rm -rf $(VENV) $(MODELS_VENV) $(VLLM_VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
