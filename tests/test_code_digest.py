@@ -191,9 +191,9 @@ def test_formulas_are_code_wherever_they_lie(package: Path, file: str, old: str,
     assert digest_now(package) not in (None, before)
 
 
-def test_the_digest_follows_the_chosen_engine_and_leaves_the_machinery_out() -> None:
+def test_the_digest_follows_the_chosen_engine() -> None:
     forget()
-    chosen = [{"engine": "proposals"}, {"engine": "transformers"}]
+    chosen = [{"engine": "proposals"}, {"engine": "transformers", "model": "some/detector"}]
     digests = set()
     for detector in chosen:
         spec = {"annotation.detect": {"detector": detector}}
@@ -203,7 +203,7 @@ def test_the_digest_follows_the_chosen_engine_and_leaves_the_machinery_out() -> 
     assert None not in digests
 
 
-def test_every_shipped_stage_has_a_digest_and_machinery_is_in_none() -> None:
+def test_every_shipped_stage_has_a_digest_and_what_is_left_out_is_there() -> None:
     forget()
     for name in config.known_stages():
         assert code_digest._digest_of((config.stage_class(name).__module__,)), name
