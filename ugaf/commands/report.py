@@ -20,8 +20,8 @@ def run(options: argparse.Namespace) -> int:
     from ugaf import config
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
-    from ugaf.config import ReportSettings
     from ugaf.errors import ConfigError, nearest
+    from ugaf.pipeline_settings import ReportSettings
     from ugaf.report import write_report
 
     changes = []
