@@ -113,7 +113,7 @@ def test_one_more_photograph_is_the_only_work(finished: Path, tmp_path: Path) ->
     shutil.copytree(finished / "runs", tmp_path / "runs")
     before = tree(tmp_path / "runs")
     plan = ugaf("plan", *INPUTS, "--input", "sample://rocket", *SMALL, folder=tmp_path)
-    assert "1 sources not taken in yet" in plan
+    assert "1 new source; 3 rows taken in" in plan
     assert tree(tmp_path / "runs") == before
     demo(tmp_path, "--input", "sample://rocket")
     after = tree(tmp_path / "runs")

@@ -100,6 +100,8 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             _take_in(columns, parts, machines, notify, watcher)
         watcher.doing("reading what is stored")
         found = survey(columns)
+        if (missing := found.missing_inputs(pipeline, options.first)) is not None:
+            raise ConfigError(missing)
         record.save(columns, found.fits, found.inputs)
         watcher.accepted()
         monitor = Monitor(pipeline.settings.engine.stop_after_alike)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-from ugaf.commands import arguments
+from ugaf.commands import arguments, documents
 
 HELP = "show what would run, and start nothing"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     arguments.pipeline(parser)
+    documents.option(parser)
     parser.add_argument("--retry-failed", action="store_true", help="count failed rows as work")
 
 
 def run(options: argparse.Namespace) -> int:
     from ugaf.commands import asked
     from ugaf.commands.planned import print_plan
+    from ugaf.foreseen import foreseen
 
-    print_plan(asked.load(options), asked.run_options(options))
+    plan = foreseen(asked.load(options), asked.run_options(options))
+    if options.json:
+        documents.print_json(plan)
+    else:
+        print_plan(plan)
     return 0

@@ -81,7 +81,11 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
     runner.run(pipeline, asked.run_options(options), call.counts, call.note, call)
     view = RunView(pipeline.output, pipeline)
     counts = view.funnel()
-    call.say(funnel_table(counts), crop=False)
+    # Of stages that were not asked for, a funnel of zeros says nothing.
+    end = next((n for n, stage in enumerate(counts, 1) if stage.name == (options.last or options.stage)), len(counts))
+    call.say(funnel_table(counts[:end]), crop=False)
+    if end < len(counts):
+        call.say(f"not asked for: {escape(', '.join(stage.name for stage in counts[end:]))}")
     for line in failure_lines(counts):
         call.note(line)
     if not options.no_export:
