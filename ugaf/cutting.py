@@ -101,7 +101,6 @@ def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
             yield new
         finally:
             storage.remove(new.staging)
-            storage.remove_empty(SOURCES)
 
 
 def cut(columns: Columns) -> int:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -199,13 +200,16 @@ class Storage:
     def lock(self, folder: str) -> Iterator[None]:
         """Hold a folder for one process at a time, waiting for it, until the block or the process ends.
 
-        Local disks only: object stores have no such thing, and nothing is held there.
+        Local disks only: object stores have no such thing, and nothing is held there. Folders that are made for it are
+        gone afterwards if nothing was put into them.
         """
         if not isinstance(self.filesystem, pafs.LocalFileSystem):
             yield
             return
         import fcntl
 
+        place = Path(self.path(folder))
+        made = [path for path in (place, *place.parents) if not path.exists()]
         self.filesystem.create_dir(self.path(folder), recursive=True)
         handle = os.open(self.path(folder), os.O_RDONLY)
         try:
@@ -213,6 +217,9 @@ class Storage:
             yield
         finally:
             os.close(handle)
+            with suppress(OSError):  # the first one that holds something ends it
+                for path in made:
+                    path.rmdir()
 
     @property
     def readers(self) -> int:
@@ -241,12 +248,6 @@ class Storage:
                 self.filesystem.delete_file(self.path(path))
 
         self._patiently(once, path)
-
-    def remove_empty(self, path: str) -> None:
-        """Remove a folder of a local disk if there is nothing in it; object stores have no empty folders."""
-        if isinstance(self.filesystem, pafs.LocalFileSystem):
-            with suppress(OSError):
-                os.rmdir(self.path(path))
 
     def move(self, source: str, target: str) -> None:
         """Give a file another name: a rename; on object stores a copy, which shows the object once it is whole."""
