@@ -37,11 +37,6 @@ RULES: tuple[tuple[str, str, str], ...] = (
 """(pattern, what stands in its place, why), each applied to a line once if it is found."""
 TAKEN = r"(ugaf|python -m ugaf\.run|make -[no]) "
 """What a line may then begin with. `pip install` is not done again: its extras must be there."""
-STATUSES: tuple[tuple[str, int, str], ...] = (
-    (r"^ugaf export .*min_rows: 50", 4, "of four photographs no task has 50 pairs"),
-)
-"""(pattern, exit status, why): lines that may end with another status than 0, on these inputs."""
-
 # ---- the README
 
 
@@ -79,11 +74,6 @@ def check_run(line: str, work: Path) -> str:
         counts = [(stage.name, stage.given, stage.kept, stage.failed, stage.pending) for stage in funnel]
         raise SmokeError(f"{line}: nothing kept, failed, pending or not measured: {counts}")
     return view.pipeline.name
-
-
-def status(line: str) -> int:
-    """The exit status with which a line of the README ends here."""
-    return next((number for pattern, number, _ in STATUSES if re.search(pattern, line)), 0)
 
 
 def readme(work: Path, only: Sequence[str] = ()) -> set[str]:
@@ -128,7 +118,7 @@ def shell(line: str, work: Path, base: dict[str, str]) -> set[str]:
     here = stand_in(line)
     if re.search(r"pairs\.jsonl|set/train", here):
         write_pairs(work)
-    run(here, work, base, status(line))
+    run(here, work, base)
     return {check_run(here, work)} if re.match(r"(ugaf run|python -m ugaf\.run)\b", here) else set()
 
 
