@@ -144,6 +144,10 @@ def write_inputs(work: Path) -> None:
 
     left, right, _ = data.stereo_motorcycle()
     photos = {"IMG_0042": data.astronaut(), "coffee": data.coffee(), "motorcycle": left, "cat": data.chelsea()}
+    # Bounds that are fitted on a set take its extremes: of four photographs that leaves none.
+    for name, pixels in list(photos.items()):
+        half = pixels.shape[1] // 2
+        photos |= {f"{name}-left": pixels[:, :half], f"{name}-right": pixels[:, half:]}
     (work / "bucket" / "set").mkdir(parents=True)
     for name, pixels in {**photos, "more": right}.items():
         scale = 520 / min(pixels.shape[:2])
