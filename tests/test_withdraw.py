@@ -23,6 +23,8 @@ from ugaf.export import export
 from ugaf.ingest import image_id
 from ugaf.progress.files import Heartbeat
 from ugaf.report import write_report
+from ugaf.storage import Storage
+from ugaf.tombstones import Tombstones
 from ugaf.view import RunView
 
 MEAN, DOUBLE, HALVES, FLIP, TWINS = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip", "Twins"))
@@ -258,3 +260,13 @@ def test_while_a_call_works_in_the_folder_nothing_is_withdrawn(
     assert cli.main(["withdraw", checked.output, "photo-00001.jpg", "--dry-run"]) == 0
     beats.beat(beats.document("done", {}))
     assert cli.main(["withdraw", checked.output, "photo-00001.jpg"]) == 0
+
+
+DAMAGED = ("", "{", "[]", "{}", '{"withdrawn": [{"id": 1}]}', '{"withdrawn": [], "erasing": [{"x": 1}]}')
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_list_of_the_withdrawn_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "withdrawn.json").write_text(text)
+    with pytest.raises(UgafError, match=r"withdrawn\.json is damaged: .* taken in again"):
+        Tombstones.read(Storage(str(tmp_path)))

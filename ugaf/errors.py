@@ -96,7 +96,7 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 def exit_status(error: BaseException) -> int:
     """The exit status of a command that ended with this error; 1 for a fault of ours."""
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return 130
     return error.status if isinstance(error, UgafError | StopRun) else 1

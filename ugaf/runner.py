@@ -19,7 +19,7 @@ from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
 from ugaf.engine import MakeTask, RayEngine, run_inline, watched
-from ugaf.errors import ConfigError
+from ugaf.errors import ConfigError, UgafError
 from ugaf.fitting import check_recorded
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
@@ -80,6 +80,15 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
         raise
 
 
+def _as_recorded(pipeline: Pipeline) -> RunView:
+    """The run by the pipeline that made its shards: a changed one might leave it without a pair. Else by this one."""
+    own = {spec.name.partition(".")[0] for spec in pipeline.stages if ":" in spec.name}
+    try:
+        return RunView(pipeline.output, trust=own)
+    except UgafError:
+        return RunView(pipeline.output, pipeline)
+
+
 def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
@@ -90,7 +99,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
     if withdrawal.is_unfinished(columns.storage):
-        withdrawal.finish(RunView(pipeline.output, pipeline), notify)
+        withdrawal.finish(_as_recorded(pipeline), notify)
     parts = restricted(pipeline, options)
     if taken_over:
         notify(taken_over)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ugaf.errors import UgafError
 from ugaf.storage import Storage
 
 FILE = "withdrawn.json"
@@ -61,10 +62,16 @@ class Tombstones:
         """Those of a run; none where nothing was ever withdrawn."""
         try:
             document = json.loads(storage.read(FILE))
+            stones = [_parsed(entry) for entry in document["withdrawn"]]
+            erasing = [Erasing(**entry) for entry in document.get("erasing", ())]
         except FileNotFoundError:
             return cls()
-        stones = [_parsed(entry) for entry in document["withdrawn"]]
-        return cls({stone.id: stone for stone in stones}, [Erasing(**entry) for entry in document.get("erasing", ())])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UgafError(
+                f"{storage.url}/{FILE} is damaged: {error}; put back a copy of it: without it what was withdrawn "
+                "would be taken in again"
+            ) from error
+        return cls({stone.id: stone for stone in stones}, erasing)
 
     def write(self, storage: Storage) -> None:
         """In one step: from then on the verdicts know it."""

@@ -8,6 +8,7 @@ the list of what is to be erased is dropped. `finish` does what is left of this;
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -219,12 +220,12 @@ def _rewrite_products(view: RunView, notify: Notify) -> None:
 
 def _scrub(storage: Storage, secrets: set[str]) -> None:
     """Take ids and names out of what the run tells of itself in words (its log, its progress)."""
-    longest = sorted(secrets, key=len, reverse=True)
+    longest = "|".join(re.escape(secret) for secret in sorted(secrets, key=len, reverse=True))
+    whole = re.compile(rf"(?<!\w)(?:{longest})(?!\w)")
     for name in storage.list():
         if name != FILE and name.endswith(_TEXTS):
             old = text = storage.read(name).decode("utf-8", "surrogateescape")
-            for secret in longest:
-                text = text.replace(secret, "(withdrawn)")
+            text = whole.sub("(withdrawn)", text) if secrets else text
             if text != old:
                 storage.write(name, text.encode("utf-8", "surrogateescape"))
 
