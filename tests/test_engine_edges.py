@@ -172,7 +172,7 @@ def go_restarting(checked: Pipeline, most: int = 30, **options: Any) -> tuple[Ru
     """Run inline as Ray would: a fragment whose worker dies goes to a new worker; the journal lives on."""
     deaths = 0
 
-    def run_groups(groups: Any, make_task: Callable[..., Any], work: dict[str, list[str]], _: Monitor) -> None:
+    def run_groups(groups: Any, make_task: Callable[..., Any], work: dict[str, list[str]], *_: Any) -> None:
         nonlocal deaths
         monitor = Monitor()
         for group in groups:
@@ -272,7 +272,9 @@ def test_a_second_run_with_quantiles_changes_no_byte(photos: Path, tmp_path: Pat
 )
 def test_rows_that_fail_or_are_null_pass_a_quantile_barrier(how: str, kept: int, photos: Path, tmp_path: Path) -> None:
     keep = {"number": {"min_quantile": 0.1, "max_quantile": 0.9}}
-    view = go(pipeline(photos, tmp_path / "run", [{FAILS: {"how": how, "keep": keep}}, MEAN, HALVES, FLIP]))
+    stages = [{FAILS: {"how": how, "keep": keep}}, MEAN, HALVES, FLIP]
+    engine_settings = {"executor": "inline", "stop_after_alike": 0}
+    view = go(pipeline(photos, tmp_path / "run", stages, engine=engine_settings))
     result = counts(view)
     assert (result[FAILS].kept, result[FAILS].failed) == (kept, 12 - kept)
     assert (result[FLIP].given, result[FLIP].pending) == (2 * kept, 0)

@@ -210,7 +210,7 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
     stages = ["annotation.detect", "annotation.instruct", "generation.edit"]
     stored = config.parse({"name": "small", "inputs": ["sample://"], "stages": stages})
     storage = Storage(str(tmp_path))
-    monkeypatch.setattr("ugaf.view.RunView", lambda path: Namespace(path=path, pipeline=stored, storage=storage))
+    monkeypatch.setattr("ugaf.view.RunView", lambda path, **_: Namespace(path=path, pipeline=stored, storage=storage))
 
     def export(_view: Any, settings: ExportSettings, **_options: Any) -> Any:
         asked.append(settings)
@@ -218,7 +218,7 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr("ugaf.commands.exported.export", export)
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
-    assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False)) == 0
+    assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False, trust=[])) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})
     assert asked[0].balance == expected
     assert asked[0].formats == stored.settings.export.formats

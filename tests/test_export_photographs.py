@@ -209,7 +209,7 @@ def test_photographs_beside_pairs(photos: dict[str, np.ndarray], tmp_path: Path,
 
 def test_the_command_says_what_it_wrote(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "look.yaml").write_text(json.dumps({"name": "look", "inputs": [str(folder)], "stages": STAGES}))
-    options = ["--output", str(tmp_path / "run"), "--set", "engine.executor=inline"]
+    options = ["--output", str(tmp_path / "run"), "--set", "engine.executor=inline", "--max-failed", "1"]
     assert cli.main(["run", str(tmp_path / "look.yaml"), *options]) == 0
     said = capsys.readouterr().out
     assert f"{tmp_path}/run/photographs" in said

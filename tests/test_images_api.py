@@ -355,7 +355,7 @@ def test_settings_that_cannot_be_meant_are_refused(options: dict[str, Any], mess
 
 def test_without_the_package_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ConfigError, match=r"ugaf\[chat\]"):
+    with pytest.raises(ConfigError, match=r"'\.\[chat\]'"):
         editor_of(link_to("http://127.0.0.1:1/v1"))
 
 

@@ -46,7 +46,8 @@ def refine(source: np.ndarray, edited: np.ndarray, **values: Any) -> tuple[dict[
         assert set(outcome) == set(stage.writes.names)
         row.values.update(outcome)
         for column, rule in stage.keep.items():
-            if outcome[column] is not None and outcome[column] < rule["min"]:
+            value = outcome[column]
+            if value is not None and not rule.get("min", -np.inf) <= value <= rule.get("max", np.inf):
                 broken.add(stage.name.removeprefix("refinement."))
     return row.values, broken
 

@@ -285,7 +285,7 @@ class TestHere:
 
     def test_a_package_that_is_missing_is_named_with_its_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ugaf.models.servers.commands.find_spec", lambda _: None)
-        with pytest.raises(StopRun, match=r"models.w: vllm is not installed for .*'ugaf\[vllm\]'.*`python`"):
+        with pytest.raises(StopRun, match=r"models.w: vllm is not installed for .*'\.\[vllm\]'.*`python`"):
             started({"w": ModelServer(model="m", serve="vllm")}).__enter__()
 
     def test_a_key_that_is_not_set_is_named(self, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:

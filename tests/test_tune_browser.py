@@ -15,6 +15,7 @@ import yaml
 from tune_tools import ALIKE, FAN, FIRST, LAST, SECOND, Written, linked_run, random_bounds, run_funnel, varied_run
 
 from ugaf import config
+from ugaf.errors import ConfigError
 from ugaf.tune import data, tune
 from ugaf.tune.funnel import predict
 from ugaf.view import RunView
@@ -152,6 +153,10 @@ def test_pasted_settings_give_the_predicted_funnel(
         blocks = {stage: entry for one in yaml.safe_load(block)["stages"] for stage, entry in one.items()}
         stages = [{n: {**e, **blocks.get(n, {})}} for one in document["stages"] for n, e in one.items()]
         options = [line.removesuffix(" \\").removeprefix("--set ") for line in lines.splitlines()]
+        if any(k.get("min", -np.inf) > k.get("max", np.inf) for of in bounds.values() for k in of.values()):
+            with pytest.raises(ConfigError, match="no row could be kept"):
+                config.parse({**document, "stages": stages})
+            continue
         for changed in (config.parse({**document, "stages": stages}), config.parse(document, options)):
             assert {s: {c: k for c, k in of.items() if k} for s, of in bounds.items() if any(of.values())} == (
                 data.present_bounds(changed.stages)

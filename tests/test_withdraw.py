@@ -222,7 +222,7 @@ def test_columns_that_are_made_anew_know_what_was_withdrawn(run: Pipeline, tmp_p
 
 
 def test_the_command_says_what_goes_and_a_dry_run_changes_nothing(tmp_path: Path) -> None:
-    make_photos(tmp_path / "in", 4, side=300)
+    make_photos(tmp_path / "in", 4, side=520)
     ugaf = [sys.executable, "-m", "ugaf"]
     options = ["--input", "in", "--output", "run", "--set", "engine.executor=inline", "--until", "curation.resolution"]
 

@@ -19,6 +19,7 @@ from ugaf.export.columns import Column, type_name
 from ugaf.export.products import PAIRS, PHOTOGRAPHS, Product
 from ugaf.export.settings import ExportSettings
 from ugaf.export.split import OTHER_SPLIT
+from ugaf.location import Location
 
 if TYPE_CHECKING:
     from ugaf.export.rows import Plan
@@ -236,6 +237,8 @@ def _origin(view: RunView, manifest: Mapping[str, Any]) -> str:
     document = {name: view.pipeline.document[name] for name in ("inputs", "seed") if name in view.pipeline.document}
     if view.inputs:
         document["inputs"] = view.inputs
+    elif "inputs" in document:
+        document["inputs"] = [{**entry, "path": Location(entry["path"]).public} for entry in document["inputs"]]
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     versions = _table(("Package", "Version"), manifest["versions"].items())
