@@ -337,8 +337,8 @@ def test_a_source_that_kills_in_ingest_is_one_failed_row(
 ) -> None:
     produce = ingest.produce
 
-    def deadly(refs: Any) -> Any:
-        for row in produce(refs):
+    def deadly(refs: Any, *settings: Any) -> Any:
+        for row in produce(refs, *settings):
             if any("00003" in ref.uri for ref in row.refs):
                 raise Death
             yield row

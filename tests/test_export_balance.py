@@ -212,7 +212,7 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
     storage = Storage(str(tmp_path))
     monkeypatch.setattr("ugaf.view.RunView", lambda path, **_: Namespace(path=path, pipeline=stored, storage=storage))
 
-    def export(_view: Any, settings: ExportSettings, **_options: Any) -> Any:
+    def export(_view: Any, settings: ExportSettings, *_: Any, **_options: Any) -> Any:
         asked.append(settings)
         return Namespace(root="shards")
 
