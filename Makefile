@@ -12,7 +12,7 @@ LOCKED = --constraint constraints.txt
 MODELS_LOCKED = $(LOCKED) --constraint tests/models/constraints-cpu.txt
 # Tests wait for Ray and servers more than they compute: a few processes at once, on few cores too.
 WORKERS ?= 3
-PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What needs nothing but this process: the tests to run after each change.
 QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
 CHECKED = ugaf stages tests benchmarks

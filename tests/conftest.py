@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ os.environ["UGAF_TRUST"] = (
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -111,23 +113,24 @@ FOLDERS = {"models": "torch", "vllm": "vllm"}
 FIXTURES = {"browser": "browser", "s3_url": "s3", "head": "own_ray", "ray_here": "own_ray"}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the markers that follow from what it uses, and a group; the slow ones come first.
+@functools.cache
+def _needs_of(module: ModuleType) -> frozenset[str]:
+    """The markers of all tests of a file: by the helpers that it imports from, and by its folder."""
+    origins = {getattr(value, "__module__", None) for value in vars(module).values()}
+    by_helper = {marker for marker, modules in HELPERS.items() if modules & origins}
+    folder = Path(str(module.__file__)).parent.name
+    return frozenset(by_helper | {marker for name, marker in FOLDERS.items() if folder == name})
 
-    A group runs in one process: the tests of a file, with their fixtures, and those of the marker `ray`, with one Ray.
-    """
-    needed: dict[Path, set[str]] = {}
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        if item.path not in needed:
-            origins = {getattr(value, "__module__", None) for value in vars(item.module).values()}
-            needed[item.path] = {marker for marker, modules in HELPERS.items() if modules & origins}
-            needed[item.path] |= {marker for folder, marker in FOLDERS.items() if item.path.parent.name == folder}
-        for marker in needed[item.path] | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
-            item.add_marker(marker)
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a test the markers that follow from what it uses."""
+    assert isinstance(item, pytest.Function)
+    for marker in _needs_of(item.module) | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
+        item.add_marker(marker)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: run last, they would keep one process busy for long."""
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "ray", "own_ray")))
 
 

@@ -440,7 +440,7 @@ def test_gpu_workers_fill_what_others_leave(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("raise", r"setting up ingest, .*BadSetup: FileNotFoundError: no weights at /models/x"),
+        ("raise", r"(?s)setting up ingest, .*BadSetup: Traceback .*FileNotFoundError: no weights at /models/x"),
         ("abort", r"the worker of ingest, .*BadSetup died 3 times while it was being set up"),
     ],
 )
