@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import sys
 
 # As in the engine's workers, and before numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,6 +112,10 @@ FOLDERS = {"models": "torch", "vllm": "vllm"}
 FIXTURES = {"browser": "browser", "s3_url": "s3", "head": "own_ray", "ray_here": "own_ray"}
 
 
+SHARED = Session()
+"""The Ray of all tests of this process that are marked `ray`; one that a test started itself is that test's to end."""
+
+
 @functools.cache
 def _needs_of(module: ModuleType) -> frozenset[str]:
     """The markers of all tests of a file: by the helpers that it imports from, and by its folder."""
@@ -138,18 +141,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `ray` finds this process connected to a Ray that its like share; one of `own_ray` to none."""
     if item.get_closest_marker("ray"):
-        import ray
-
-        if not ray.is_initialized():
-            Session().__enter__()
+        SHARED.__enter__()
     elif item.get_closest_marker("own_ray"):
-        _disconnect()
+        SHARED.__exit__()
 
 
 def pytest_sessionfinish() -> None:
-    _disconnect()
-
-
-def _disconnect() -> None:
-    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
-        ray.shutdown()
+    SHARED.__exit__()

@@ -217,6 +217,7 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
         return Namespace(root="shards")
 
     monkeypatch.setattr("ugaf.commands.exported.export", export)
+    monkeypatch.setattr("ugaf.commands.exported.earlier.described", lambda *_: "")
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
     assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False, trust=[])) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})
