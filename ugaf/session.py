@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ugaf.errors import StopRun
@@ -87,10 +87,13 @@ def machine() -> Machine:
 def _connect(address: str) -> None:
     import ray
 
-    local = _of_a_local_ray() if address == "local" else {}
+    local = address == "local"
+    # Only this process uses a Ray that is started here.
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if local else {}
     for attempt in range(START_TRIES if local else 1):
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            with _own_modules() if local else nullcontext():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
             return
         except Exception:
             # A machine that loads models is busy, and Ray gives its own processes no more than 30 s to start.
@@ -99,15 +102,23 @@ def _connect(address: str) -> None:
                 raise
 
 
-def _of_a_local_ray() -> dict[str, Any]:
-    """What a Ray is started with that only this process uses."""
-    # Workers that Ray starts in advance lack the environment below, and would never be used.
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """The workers of a Ray that is started now find the modules that this process finds, such as a user's own stages:
+    by the environment that they inherit, which costs less than one of Ray's (`runtime_env`).
+    """
+    # Of the workers that Ray would start in advance a run needs few, and each costs a second.
     os.environ.setdefault("RAY_enable_worker_prestart", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Workers find the modules that this process finds, such as a user's own stages.
-    path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
-    environment = {"env_vars": {"PYTHONPATH": path}}
-    return {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "runtime_env": environment}
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextmanager
