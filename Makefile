@@ -16,6 +16,8 @@ PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What needs nothing but this process: the tests to run after each change.
 QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
 CHECKED = ugaf stages tests benchmarks
+# Tests start hundreds of processes that import the same modules: compiled once, not by each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-quick test-models test-vllm train-demo smoke check format bench lock clean
 

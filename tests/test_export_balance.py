@@ -209,8 +209,8 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
     asked: list[ExportSettings] = []
     stages = ["annotation.detect", "annotation.instruct", "generation.edit"]
     stored = config.parse({"name": "small", "inputs": ["sample://"], "stages": stages})
-    storage = Storage(str(tmp_path))
-    monkeypatch.setattr("ugaf.view.RunView", lambda path, **_: Namespace(path=path, pipeline=stored, storage=storage))
+    view = Namespace(path="runs/x", pipeline=stored, storage=Storage(str(tmp_path)))
+    monkeypatch.setattr("ugaf.commands.asked.view", lambda _options: view)
 
     def export(_view: Any, settings: ExportSettings, *_: Any, **_options: Any) -> Any:
         asked.append(settings)
