@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import shutil
 
 # As in the engine's workers, and before numpy is imported.
@@ -133,6 +134,24 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     assert isinstance(item, pytest.Function)
     for marker in _needs_of(item.module) | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
         item.add_marker(marker)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay in one process, and so do all files that use Ray: two of them at once would share the CPUs of
+    this machine, and each would start a Ray.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    folder = Path(__file__).parent
+
+    class OneForRay(LoadFileScheduling):  # type: ignore[misc]
+        @functools.cache  # noqa: B019 (it lives as long as the tests)
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            text = (folder.parent / file).read_text()
+            return "ray" if re.search(r"mark\.(own_)?ray\b|def head\(|ray_here", text) else file
+
+    return OneForRay(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -110,6 +110,9 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     server_owner: ImagesServer

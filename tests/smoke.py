@@ -148,14 +148,17 @@ def write_inputs(work: Path) -> None:
     for name, pixels in list(photos.items()):
         half = pixels.shape[1] // 2
         photos |= {f"{name}-left": pixels[:, :half], f"{name}-right": pixels[:, half:]}
-    (work / "bucket" / "set").mkdir(parents=True)
+    bucket = work / "bucket"
+    (bucket / "set").mkdir(parents=True)
     for name, pixels in {**photos, "more": right}.items():
         scale = 520 / min(pixels.shape[:2])
         grown = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         folder = work / ("more" if name == "more" else "photos")
         folder.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / f"{name}.jpg"), cv2.cvtColor(grown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-    shutil.copytree(work / "photos", work / "bucket" / "photos")
+    (bucket / "photos").mkdir()
+    for name in ("cat-left.jpg", "motorcycle.jpg"):
+        shutil.copy(work / "photos" / name, bucket / "photos")
     subprocess.run(
         ["tar", "-cf", "bucket/set/0.tar", "-C", "photos", "IMG_0042.jpg", "coffee.jpg"], cwd=work, check=True
     )

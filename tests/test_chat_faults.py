@@ -223,6 +223,8 @@ def test_a_server_that_changes_its_mind_fails_no_row(kind: str) -> None:
         server.faults = lambda _: Fault(kind, ALWAYS)
         with pytest.raises(StopRun, match=r"answered 3\d requests, and now fails them all|refuses the key"):
             chat.ask(question(f"later {i}") for i in range(8))
+        server.faults = lambda _: None
+        assert isinstance(chat.ask([question("again")])[0], Answer)
         server.faults = lambda text: Fault(kind, ALWAYS) if text == "later 3" else None
         outcomes = chat.ask(question(f"later {i}") for i in range(8))
     assert [isinstance(one, Failure) for one in outcomes] == [i == 3 for i in range(8)]

@@ -30,7 +30,7 @@ from ugaf.view import RunView
 
 ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
 DETECT = "annotation.detect"
-ON_RAY = {"executor": "ray"}
+ON_RAY = {"executor": "ray", "workers": 1}
 EXECUTORS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
 SERVED = {"detector": {"engine": "model_stages:ServedEngine", "server": "eyes"}}
 EYES = {"model": "org/eyes", "endpoints": ["http://127.0.0.1:9/v1"]}
@@ -58,7 +58,7 @@ def test_each_lane_does_its_own_rows_and_one_that_kills_it_costs_no_other(
     trace = tmp_path / "trace"
     trace.mkdir()
     stages = [ASSIGN, {LANES: {"trace": str(trace), "abort_id": victim}}]
-    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor}))
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor, "workers": 1}))
     rows = table(view, "image", ["engine", "done_by", "process"])
     assert {key for key, row in rows.items() if row["status"] == "failed"} == {victim} - {""}
     done = {key: row for key, row in rows.items() if key != victim}
@@ -151,7 +151,9 @@ def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path
     trace = tmp_path / "trace"
     trace.mkdir()
     stages = [{STOPS: {"folder": str(trace)}}]
-    checked = pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor, "flush_s": 0})
+    checked = pipeline(
+        tmp_path / "photos", tmp_path / "run", stages, engine={"executor": executor, "workers": 1, "flush_s": 0}
+    )
     with pytest.raises(StopRun, match="the server is gone"):
         go(checked)
     stage = counts(RunView(checked.output, checked))[STOPS]
@@ -182,7 +184,7 @@ FAKE = [sys.executable, str(Path(__file__).parent / "fake_model_server.py"), "--
 
 def served(folder: Path, executor: str, *options: str, **entry: Any) -> config.Pipeline:
     server = {"model": "fake", "serve": "command", "command": [*FAKE, *options], "gpus": 0, "cpus": 0.1, **entry}
-    engine = {"executor": executor, "flush_s": 0}
+    engine = {"executor": executor, "workers": 1, "flush_s": 0}
     return pipeline(folder / "photos", folder / "run", ["model_stages:Asks"], models={"echo": server}, engine=engine)
 
 

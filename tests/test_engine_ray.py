@@ -28,7 +28,7 @@ FRAGMENT = 50
 def write_pipeline(folder: Path, stages: list, inputs: Path) -> Path:
     path = folder / "pipeline.yaml"
     document = {"name": "killed", "inputs": [str(inputs)], "output": str(folder / "run"), "fragment_rows": FRAGMENT}
-    path.write_text(yaml.safe_dump({**document, "stages": stages}))
+    path.write_text(yaml.safe_dump({**document, "engine": {"workers": 1}, "stages": stages}))
     return path
 
 
@@ -45,7 +45,7 @@ def start(pipeline_file: Path, *arguments: str, own_ray: bool = False) -> subpro
     )
 
 
-def wait_until(condition, process: subprocess.Popen[bytes], seconds: float = 120) -> bool:
+def wait_until(condition, process: subprocess.Popen[bytes], seconds: float = 300) -> bool:
     """True once the condition holds, False if the process ended before."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
@@ -54,7 +54,8 @@ def wait_until(condition, process: subprocess.Popen[bytes], seconds: float = 120
         if process.poll() is not None:
             return False
         time.sleep(0.02)
-    raise AssertionError("the run made no progress")
+    process.kill()
+    raise AssertionError(f"the run made no progress: {process.communicate()[0].decode()}")
 
 
 @pytest.mark.ray
@@ -68,7 +69,7 @@ def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
     assert counts(on_ray)[FLIP].kept == 60
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.ray
 def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
@@ -88,7 +89,7 @@ def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None
         process.communicate()
     assert kills == 10
     process = start(pipeline_file)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output.decode()
     view = RunView(str(tmp_path / "run"))
     result = counts(view)
@@ -101,7 +102,7 @@ def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None
     assert verdicts == {"kept": 2000}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.ray
 def test_a_killed_worker_is_replaced_and_the_run_ends_by_itself(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
@@ -113,13 +114,13 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_by_itself(tmp_path: Path) 
     workers = [p for p in psutil.Process().children(recursive=True) if "MapWorker" in " ".join(p.cmdline())]
     assert workers
     os.kill(workers[0].pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output.decode()
     result = counts(RunView(str(tmp_path / "run")))
     assert (result[MEAN].kept, result[MEAN].failed) == (400, 0)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.ray
 def test_a_row_that_aborts_its_process_ends_as_one_failed_row(tmp_path: Path) -> None:
     import hashlib
@@ -130,7 +131,7 @@ def test_a_row_that_aborts_its_process_ends_as_one_failed_row(tmp_path: Path) ->
     killer = hashlib.sha256(photos[70].read_bytes()).hexdigest()[:32]
     stages = [{MEAN: {"trace": str(trace), "abort_id": killer}}, DOUBLE]
     process = start(write_pipeline(tmp_path, stages, tmp_path / "photos"))
-    output, _ = process.communicate(timeout=250)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output.decode()
     view = RunView(str(tmp_path / "run"))
     result = counts(view)

@@ -27,7 +27,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refined(shards: str, output: Path, executor: str = "ray") -> RunView:
-    overrides = [f"inputs={json.dumps([shards])}", f"output={json.dumps(str(output))}", f"engine.executor={executor}"]
+    engine = [f"engine.executor={executor}", "engine.workers=1"]
+    overrides = [f"inputs={json.dumps([shards])}", f"output={json.dumps(str(output))}", *engine]
     return go(config.load("refine", overrides), last="ingest")
 
 

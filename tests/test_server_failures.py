@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import images_server
 import pytest
 import yaml
 from chat_server import ALWAYS, ChatServer, Fault
 from engine_tools import make_photos
+from images_server import ImagesServer
+from test_images_api import AREA
 
 from ugaf import cli
 
@@ -40,11 +43,11 @@ def command(tmp_path: Path, server: ChatServer, photos: int, **engine: Any) -> l
     return ["run", str(tmp_path / "pipeline.yaml"), "--no-export"]
 
 
-def detect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def stage_of(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     assert cli.main(["status", str(tmp_path / "run"), "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
-    return next(stage for stage in stages if stage["name"] == DETECT)
+    return next(stage for stage in stages if stage["name"] == name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,11 +62,57 @@ def test_a_faulty_server_fails_no_row_and_the_run_goes_on_after_the_mend(
         said = capsys.readouterr().err
         assert "eyes" in said or DETECT in said
         assert "Traceback" not in said
-        stage = detect(tmp_path, capsys)
+        stage = stage_of(tmp_path, DETECT, capsys)
         assert stage["failed"] == 0
         assert stage["kept"] <= good
         assert stage["pending"] > 0
         server.faults = lambda _: None
         assert cli.main(arguments) == 0
-    stage = detect(tmp_path, capsys)
+    stage = stage_of(tmp_path, DETECT, capsys)
+    assert (stage["failed"], stage["kept"]) == (0, 45)
+
+
+EDIT = "generation.edit"
+EDITOR_KINDS = ["400", "401", "404", "500", "half", "no image", "empty"]
+
+
+def editing(tmp_path: Path, server: ImagesServer, photos: int, executor: str) -> list[str]:
+    make_photos(tmp_path / "photos", photos)
+    entry = {"model": images_server.MODEL, "endpoints": [server.url], "tries": 1, "answer_tries": 1, "patience_s": 5}
+    edit = {"editor": {"engine": "http", "server": "painter", "area": AREA}}
+    document = {
+        "name": "edited",
+        "inputs": [str(tmp_path / "photos")],
+        "output": str(tmp_path / "run"),
+        "fragment_rows": 5,
+        "engine": {"executor": executor},
+        "models": {"painter": entry},
+        "stages": ["test_images_api:Ask", {EDIT: edit}],
+    }
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(document))
+    return ["run", str(tmp_path / "pipeline.yaml"), "--no-export"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "executor"),
+    [(kind, good, "inline") for kind in EDITOR_KINDS for good in (0, 30)]
+    + [pytest.param("400", good, "ray", marks=pytest.mark.ray) for good in (0, 30)],
+)
+def test_a_faulty_editor_fails_no_row_and_the_run_goes_on_after_the_mend(
+    kind: str, good: int, executor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faulty = True
+    with ImagesServer(lambda _: kind if faulty and len(server.calls) > good else "") as server:
+        arguments = editing(tmp_path, server, 45, executor)
+        assert cli.main(arguments) == 75
+        said = capsys.readouterr().err
+        assert "painter" in said or EDIT in said
+        assert "Traceback" not in said
+        stage = stage_of(tmp_path, EDIT, capsys)
+        assert stage["failed"] == 0
+        assert stage["kept"] <= good
+        assert stage["pending"] > 0
+        faulty = False
+        assert cli.main(arguments) == 0
+    stage = stage_of(tmp_path, EDIT, capsys)
     assert (stage["failed"], stage["kept"]) == (0, 45)

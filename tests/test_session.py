@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,24 @@ from engine_tools import counts, go, make_photos, pipeline
 from ugaf.session import Session
 
 
-@pytest.mark.own_ray
+@pytest.mark.ray
 def test_runs_of_a_session_share_one_ray_and_leave_it_connected(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 6)
+    met = ray.get_runtime_context().get_job_id()
     with Session():
-        met = ray.get_runtime_context().get_job_id()
-        for name in ("first", "second"):
-            run = pipeline(tmp_path / "photos", tmp_path / name, ["engine_stages:Mean"], engine={"executor": "ray"})
-            assert counts(go(run))["engine_stages:Mean"].kept == 6
-            assert ray.get_runtime_context().get_job_id() == met
+        engine = {"executor": "ray", "workers": 1}
+        run = pipeline(tmp_path / "photos", tmp_path / "run", ["engine_stages:Mean"], engine=engine)
+        assert counts(go(run))["engine_stages:Mean"].kept == 6
+        assert ray.get_runtime_context().get_job_id() == met
+    assert ray.is_initialized()
+
+
+@pytest.mark.own_ray
+def test_a_session_that_started_ray_hands_on_its_modules_and_ends_it() -> None:
+    with Session():
+        found = ray.remote(num_cpus=0)(lambda: importlib.import_module("engine_stages").__name__).remote()
+        assert ray.get(found) == "engine_stages"
+        with Session():
+            pass
+        assert ray.is_initialized()
     assert not ray.is_initialized()

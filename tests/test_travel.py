@@ -126,7 +126,8 @@ def test_refine_on_ray_measures_what_it_measures_here(tmp_path: Path) -> None:
 
     found = {}
     for executor in ("ray", "inline"):
-        overrides = [f"inputs=[{tmp_path}/pairs.jsonl]", f"output={tmp_path}/{executor}", f"engine.executor={executor}"]
+        engine = [f"engine.executor={executor}", "engine.workers=1"]
+        overrides = [f"inputs=[{tmp_path}/pairs.jsonl]", f"output={tmp_path}/{executor}", *engine]
         view = go(config.load("refine", overrides))
         tallies = {stage.name: (stage.given, stage.kept, stage.rejected, stage.failed) for stage in view.funnel()}
         assert not any(stage.pending for stage in view.funnel())

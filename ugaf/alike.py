@@ -61,7 +61,7 @@ class AlikeError(StopRun):
 
     def __init__(self, alike: Alike) -> None:
         super().__init__(alike.message)
-        self.alike = alike
+        self.doubtful = (alike,)
 
 
 def shape(error: str) -> str:
@@ -113,6 +113,10 @@ class Window:
         if key and len(self._last) == self._size and count >= math.ceil(NEARLY_ALL * self._size):
             return self._alike(key, f"{count} of its last {self._size} rows")
         return self._at_first(min(FIRST_ROWS, self._size))
+
+    def doubtful(self) -> list[Alike]:
+        """Failures that a stop of the run throws doubt on: nobody foresaw them, and the stage did no row well."""
+        return [] if self._good else [self._alike(key, "rows") for key in self._unforeseen]
 
     def at_end(self) -> Alike | None:
         """Why the run stops after the stage's last row, if it does."""

@@ -61,11 +61,15 @@ def run_inline(
     """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
     monitor = monitor or Monitor()
     with watched(monitor.snapshot, progress or (lambda _: None)):
-        for group in groups:
-            worker = StageWorker(make_task(group), monitor)
-            for fragment, skip in work.items():
-                worker.run(fragment, skip)
-            _stop_for(monitor.at_end())
+        try:
+            for group in groups:
+                worker = StageWorker(make_task(group), monitor)
+                for fragment, skip in work.items():
+                    worker.run(fragment, skip)
+                _stop_for(monitor.at_end())
+        except StopRun as stop:
+            stop.doubtful = stop.doubtful or monitor.doubtful()
+            raise
 
 
 class _RayWorker:
@@ -79,6 +83,7 @@ class _RayWorker:
         self.worker: StageWorker | None = None
         self.status = STOPPED
         self.monitor = monitor
+        self.journal = BatchedJournal(monitor)
         stages = ", ".join(name for chain in task.chains for name in chain)
         me = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(monitor.starting.remote(me))
@@ -86,7 +91,7 @@ class _RayWorker:
             self.problem = f"the worker of {stages} died {deaths} times while it was being set up ({DIED_OF})"
             return
         try:
-            self.worker = StageWorker(task, BatchedJournal(monitor))
+            self.worker = StageWorker(task, self.journal)
         except (Exception, StopRun) as error:
             known = isinstance(error, UgafError | StopRun)
             self.problem = f"setting up {stages}: {error if known else traceback.format_exc()}"
@@ -106,6 +111,7 @@ class _RayWorker:
             known = isinstance(error, UgafError | StopRun | _WorkerError)
             text = str(error) if known else traceback.format_exc()
             status = self.status if isinstance(error, _WorkerError) else getattr(error, "status", 1)
+            self.journal.flush()
             ray.get(self.monitor.fail.remote(text, status))
             raise _WorkerError(text) from error
         return batch
@@ -177,7 +183,9 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 _stop_for(self._ask("alike", None))
                 problem, status = self._ask("problem", ("", STOPPED))
-                raise RunError(f"a worker stopped the run: {problem or _cause(error)}", status) from error
+                stop = RunError(f"a worker stopped the run: {problem or _cause(error)}", status)
+                stop.doubtful = self._ask("doubtful", ())
+                raise stop from error
         _stop_for(self._ask("at_end", None))
 
     def _ask(self, method: str, otherwise: Any) -> Any:

@@ -141,9 +141,14 @@ class Monitor:
 
     def alike(self) -> Alike | None:
         """The rows that failed alike and stopped the run, if any; with the fragments that workers have in hand."""
-        if self._alike is None:
-            return None
-        return replace(self._alike, fragments=self._alike.fragments | {fragment for _, fragment in self._open})
+        return None if self._alike is None else self._with_open(self._alike)
+
+    def doubtful(self) -> tuple[Alike, ...]:
+        """For a run that was stopped for another reason: failures that are hardly the rows' fault either."""
+        return tuple(self._with_open(alike) for window in self._windows.values() for alike in window.doubtful())
+
+    def _with_open(self, alike: Alike) -> Alike:
+        return replace(alike, fragments=alike.fragments | {fragment for _, fragment in self._open})
 
     def _stopping(self, alike: Alike | None) -> Alike | None:
         self._alike = self._alike or alike
@@ -192,7 +197,7 @@ class BatchedJournal:
         self._call("begin", chain, fragment, stage, list(ids))
 
     def leave(self, chain: str, fragment: str) -> None:
-        alike = self._flush()
+        alike = self.flush()
         if alike is not None:
             raise AlikeError(alike)
         # Not waited for: if it is lost with this process, rows that are committed are looked at once more.
@@ -213,9 +218,10 @@ class BatchedJournal:
             waiting.counts.update(counts)
             waiting.seconds += seconds
             waiting.failed.extend(failed)
-        return self._flush() if time.monotonic() - self._sent > self._every else None
+        return self.flush() if time.monotonic() - self._sent > self._every else None
 
-    def _flush(self) -> Alike | None:
+    def flush(self) -> Alike | None:
+        """Send what is waiting."""
         with self._lock:
             waiting, self._waiting = self._waiting, {}
             self._sent = time.monotonic()

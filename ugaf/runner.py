@@ -13,13 +13,13 @@ from typing import Any
 
 from ugaf import faults, record, withdrawal
 from ugaf.across import rows_of, run_stage
-from ugaf.alike import AlikeError, shape
+from ugaf.alike import shape
 from ugaf.code_digest import made_by_other_code
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
 from ugaf.engine import MakeTask, RayEngine, run_inline, watched
-from ugaf.errors import ConfigError, UgafError
+from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.fitting import check_recorded
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
@@ -72,11 +72,12 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     """
     try:
         _run(pipeline, options, progress, notify, watcher or Watcher())
-    except AlikeError as stop:
+    except StopRun as stop:
         # No worker is left that could write another such row.
-        columns, alike = Columns(Storage(pipeline.output), pipeline), stop.alike
-        for fragment in sorted(alike.fragments):
-            columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
+        for alike in stop.doubtful:
+            columns = Columns(Storage(pipeline.output), pipeline)
+            for fragment in sorted(alike.fragments):
+                columns.take_back(alike.stage, fragment, lambda error, known=alike.shape: shape(error) == known)
         raise
 
 
