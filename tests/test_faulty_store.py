@@ -88,6 +88,20 @@ def test_a_run_folder_whose_store_is_away_is_not_called_damaged(store: tuple[Fau
     assert counts(_run(str(tmp_path / "photos"), run, patience_s=60))[MEAN].kept == PHOTOS
 
 
+@pytest.mark.parametrize("kind", ["503", "403"])
+def test_pairs_are_not_taken_for_photographs_where_their_store_is_away(
+    store: tuple[FaultyStore, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    proxy, url = store
+    monkeypatch.setattr(faults._Process, "patience_s", 0.3)
+    Storage(_below(url, "set")).write("pairs.jsonl", b'{"source": "a.png", "edited": "b.png", "instruction": "x"}\n')
+    proxy.fault = lambda *_: kind
+    with pytest.raises(StopRun, match=r"set.*same command"):
+        pipeline([_below(url, "set")], str(tmp_path / "run"), ["refinement.likeness"])
+    proxy.fault = lambda *_: ""
+    assert pipeline([_below(url, "set")], str(tmp_path / "run"), ["refinement.likeness"]).is_pairs
+
+
 def test_a_missing_photograph_fails_alone(store: tuple[FaultyStore, str], tmp_path: Path) -> None:
     proxy, url = store
     proxy.fault = lambda method, path: "404" if "0003" in path and method == "GET" and "list-type" not in path else ""

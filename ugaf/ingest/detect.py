@@ -8,6 +8,7 @@ from typing import Literal
 import pyarrow as pa
 
 from ugaf.errors import ConfigError
+from ugaf.faults import raise_if_service
 from ugaf.ingest import samples
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.lists import list_columns
@@ -54,12 +55,16 @@ def holds_pairs(settings: InputSettings) -> bool:
 
 
 def pair_format(settings: InputSettings) -> Format | None:
-    """What tells that an input holds edit pairs: a list, a table or a tar; None for photographs."""
+    """What tells that an input holds edit pairs: a list, a table or a tar; None for photographs.
+
+    Raises StopRun where its store does not say.
+    """
     if settings.path.startswith(samples.SCHEME):
         return None
     try:
         return _pair_format(settings)
-    except (OSError, pa.ArrowException, ConfigError):
+    except (OSError, pa.ArrowException, ConfigError) as error:
+        raise_if_service(error, settings.path)
         format = format_of(settings.path)
         if {"source", "edited"} <= settings.columns.keys():
             return format or "records"
