@@ -137,8 +137,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one process, and so do all files that use Ray: two of them at once would share the CPUs of
-    this machine, and each would start a Ray.
+    """A file's tests stay in one process, and so do all files that share a Ray, and all that start some of their own:
+    more of them at once would only wait for the CPUs of this machine.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -149,7 +149,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             text = (folder.parent / file).read_text()
-            return "ray" if re.search(r"mark\.(own_)?ray\b|def head\(|ray_here", text) else file
+            if re.search(r"mark\.own_ray\b|def ray_here\(", text):
+                return "own_ray"
+            return "ray" if re.search(r"mark\.ray\b", text) else file
 
     return OneForRay(config, log)
 

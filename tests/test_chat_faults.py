@@ -137,7 +137,8 @@ def test_an_answer_that_stays_unusable_fails_its_row_and_shows_its_beginning(kin
     with ChatServer(faults=only(kind, ALWAYS)) as server:
         link = server.link(answer_tries=2, in_flight=2)
         good, bad = Client(link, FAST).ask(question(text) for text in ("good", "bad"))
-        assert server.count == 3
+        # Once more where the good one was answered before: does the server still answer?
+        assert server.count in (3, 4)
     assert said(good) == truth("good")
     assert isinstance(bad, Failure)
     kind_said, words = SPOILED[kind]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ugaf import faults, record, withdrawal
 from ugaf.across import rows_of, run_stage
-from ugaf.alike import shape
+from ugaf.alike import Alike, shape
 from ugaf.code_digest import made_by_other_code
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
@@ -75,10 +75,13 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     except StopRun as stop:
         # No worker is left that could write another such row.
         for alike in stop.doubtful:
-            columns = Columns(Storage(pipeline.output), pipeline)
-            for fragment in sorted(alike.fragments):
-                columns.take_back(alike.stage, fragment, lambda error, known=alike.shape: shape(error) == known)
+            _take_back(Columns(Storage(pipeline.output), pipeline), alike)
         raise
+
+
+def _take_back(columns: Columns, alike: Alike) -> None:
+    for fragment in sorted(alike.fragments):
+        columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
 def _as_recorded(pipeline: Pipeline) -> RunView:

@@ -1,15 +1,18 @@
 """Whose fault is a request that failed: its own, or the server's?
 
-A request is to blame only where the server answers others meanwhile. If none was answered since the request was first
-sent, the last one that was answered well is asked again (the witness): if it is answered, the failure is the request's
-own; if not, the server has changed its mind (a key that has expired, a model that was unloaded, a template that broke)
-and no row is failed for it. Where nothing was ever answered there is no witness: such failures are marked as unforeseen
-(`Failure.foreseen`), so that the run stops if they are all there is, and after REFUSED_AT_FIRST of them it stops here.
+A request is to blame only where the server answers others after it. Unless one that was sent since it failed was
+answered, the last that was answered well is asked again (the witness, one for all that wait): if it is answered, the
+failure is the request's own; if not, the server has changed its mind (a key that has expired, a model that was
+unloaded, a template that broke) and no row is failed for it. Answers to what was sent before say nothing: the server
+may have changed between the two. Where nothing was ever answered there is no witness: such failures are marked as
+unforeseen (`Failure.foreseen`), so that the run stops if they are all there is, and after REFUSED_AT_FIRST of them it
+stops here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -36,7 +39,8 @@ class Blame(Generic[Ready]):
     def __init__(
         self, name: str, pace: Pace, patience_s: float, tries: int, ask: Callable[[Ready], Awaitable[object]]
     ) -> None:
-        self.good = 0
+        self._good = 0
+        self._well_since = -math.inf
         self._name = name
         self._pace = pace
         self._patience_s = patience_s
@@ -46,23 +50,21 @@ class Blame(Generic[Ready]):
         self._witness: list[Ready] = []
         self._asking: asyncio.Task[bool] | None = None
 
-    def answered(self, ready: Ready) -> None:
-        """A request was answered well."""
-        self.good += 1
+    def answered(self, ready: Ready, sent_at: float) -> None:
+        """A request was answered well. sent_at: of time.monotonic, when it was last sent."""
+        self._good += 1
+        self._well_since = max(self._well_since, sent_at)
         self._witness = [ready]
 
     def reset(self) -> None:
         """After a stop: the server may be mended."""
         self._bad = 0
 
-    async def of(self, failure: Failure, since: int) -> Failure | None:
+    async def of(self, failure: Failure) -> Failure | None:
         """The failure, where it is the request's own; None where the server was at fault and is well again, so that the
-        request is to be sent anew. Raises StopRun where the server is at fault.
-
-        since: `good` when the request was first sent.
+        request is to be sent anew. Raises StopRun where the server is at fault. To be called when it has just failed.
         """
-        if self.good > since:
-            return failure
+        failed_at = time.monotonic()
         if not self._witness:
             self._bad += 1
             if self._bad >= REFUSED_AT_FIRST:
@@ -71,15 +73,26 @@ class Blame(Generic[Ready]):
                     f"that can be used; the last: {failure}"
                 )
             return replace(failure, foreseen=False)
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_witness(failure))
-            self._asking.add_done_callback(self._asked)
-        return failure if await asyncio.shield(self._asking) else None
+        while self._well_since < failed_at:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask_alone(failure))
+                self._asking.add_done_callback(self._asked)
+            if not await asyncio.shield(self._asking):
+                return None
+        return failure
+
+    async def _ask_alone(self, failure: Failure) -> bool:
+        try:
+            return await self._ask_witness(failure)
+        finally:
+            # Here, not when its callbacks run: who comes in between would wait for what is over, for ever.
+            self._asking = None
 
     async def _ask_witness(self, failure: Failure) -> bool:
         """Whether it is answered at once; False where that took a while. Raises StopRun if it is not answered."""
         began, tries = time.monotonic(), 0
         while True:
+            sent_at = time.monotonic()
             try:
                 await self._ask(self._witness[0])
             except TryError as error:
@@ -87,19 +100,20 @@ class Blame(Generic[Ready]):
             except AnswerError as error:
                 passes, said = False, str(error)
             else:
-                self.good += 1
+                self._good += 1
+                self._well_since = max(self._well_since, sent_at)
                 return tries == 0
             tries += 1
             if time.monotonic() - began > self._patience_s if passes else tries >= self._tries:
                 raise StopRun(
-                    f"server {self._name!r} answered {self.good} requests, and now fails them all, also one that it "
+                    f"server {self._name!r} answered {self._good} requests, and now fails them all, also one that it "
                     f"answered before: {failure.type}: {said}. Look at the server (its log, its key, its model), then "
                     "run the same command again; no row is failed for it"
                 )
             await asyncio.sleep(self._pace.backoff(tries, None))
 
-    def _asked(self, task: asyncio.Task[bool]) -> None:
-        self._asking = None
+    @staticmethod
+    def _asked(task: asyncio.Task[bool]) -> None:
         # Whoever waited for it may have been cancelled: asyncio would log its StopRun as never seen.
         if not task.cancelled():
             task.exception()

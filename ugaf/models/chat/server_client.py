@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -174,16 +175,17 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
             return Failure(type(error).__name__, self._safe(str(error) or repr(error)))
 
     async def _answer(self, ready: Ready) -> Answer | Failure:
-        spent, since = _Spent(), self._evidence.good
+        spent = _Spent()
         while True:
+            sent_at = time.monotonic()
             outcome = await self._tried(ready, spent)
             if isinstance(outcome, Failure):
-                failure = await self._evidence.of(outcome, since)
+                failure = await self._evidence.of(outcome)
                 if failure is not None:
                     return failure
-                spent, since = _Spent(), self._evidence.good
+                spent = _Spent()
             elif outcome is not None:
-                self._evidence.answered(ready)
+                self._evidence.answered(ready, sent_at)
                 return outcome
 
     async def _tried(self, ready: Ready, spent: _Spent) -> Answer | Failure | None:
