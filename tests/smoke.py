@@ -145,9 +145,9 @@ def write_inputs(work: Path) -> None:
     left, right, _ = data.stereo_motorcycle()
     photos = {"IMG_0042": data.astronaut(), "coffee": data.coffee(), "motorcycle": left, "cat": data.chelsea()}
     # Bounds that are fitted on a set take its extremes: of four photographs that leaves none.
-    for name, pixels in list(photos.items()):
-        half = pixels.shape[1] // 2
-        photos |= {f"{name}-left": pixels[:, :half], f"{name}-right": pixels[:, half:]}
+    for name in ("coffee", "motorcycle"):
+        half = photos[name].shape[1] // 2
+        photos |= {f"{name}-left": photos[name][:, :half], f"{name}-right": photos[name][:, half:]}
     bucket = work / "bucket"
     (bucket / "set").mkdir(parents=True)
     for name, pixels in {**photos, "more": right}.items():
@@ -157,11 +157,8 @@ def write_inputs(work: Path) -> None:
         folder.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / f"{name}.jpg"), cv2.cvtColor(grown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
     (bucket / "photos").mkdir()
-    for name in ("cat-left.jpg", "motorcycle.jpg"):
-        shutil.copy(work / "photos" / name, bucket / "photos")
-    subprocess.run(
-        ["tar", "-cf", "bucket/set/0.tar", "-C", "photos", "IMG_0042.jpg", "coffee.jpg"], cwd=work, check=True
-    )
+    shutil.copy(work / "photos" / "IMG_0042.jpg", bucket / "photos")
+    subprocess.run(["tar", "-cf", "bucket/set/0.tar", "-C", "photos", "coffee.jpg"], cwd=work, check=True)
     demo = (ROOT / "pipelines" / "demo.yaml").read_text()
     (work / "my.yaml").write_text(demo.replace("sample://", "photos/IMG_0042.jpg").replace("name: demo", "name: my"))
 
