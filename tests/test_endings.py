@@ -111,3 +111,17 @@ def test_an_output_that_cannot_be_written_is_named_without_a_traceback(
     said = capsys.readouterr().err
     assert (str(place) if kind == "no permission" else str(tmp_path / "taken")) in said
     assert "Traceback" not in said
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost() -> None:
+    class Told:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0)
+
+    def told() -> None:
+        Told()
+        time.sleep(20)
+
+    with pytest.raises(endings.Ended, match="SIGTERM"), endings.ended_by_signals():
+        told()

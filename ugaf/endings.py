@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ugaf import faults
 from ugaf.errors import MANY_FAILED, NOTHING_KEPT, ConfigError, StopRun, UgafError
@@ -17,6 +18,9 @@ from ugaf.view import StageCounts
 
 GOES_ON = "what is done is kept, and the same command goes on from there"
 INTERRUPTED, READER_GONE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+
+AGAIN_S = 0.05
+"""After a signal that was lost, until it is sent again."""
 
 _MEND = {
     errno.EACCES: "may not be read or written by this user: change its permissions, or choose another folder",
@@ -50,11 +54,21 @@ def ended_by_signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise Ended(f"ended by {signal.Signals(number).name}; {GOES_ON}")
 
+    def lost(unraisable: Any) -> None:
+        """Python drops what is raised in a finalizer or a callback of its own: the signal is sent again."""
+        if not isinstance(unraisable.exc_value, Ended):
+            return told(unraisable)
+        signal.signal(signal.SIGTERM, end)
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return None
+
+    told, sys.unraisablehook = sys.unraisablehook, lost
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = told
 
 
 def mend(error: OSError) -> UgafError | StopRun | None:
