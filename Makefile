@@ -10,7 +10,7 @@ MODELS_BIN = $(MODELS_VENV)/bin
 # Exact versions of what is installed; with torch, those of tests/models/constraints-cpu.txt too.
 LOCKED = --constraint constraints.txt
 MODELS_LOCKED = $(LOCKED) --constraint tests/models/constraints-cpu.txt
-# Two of the processes have the tests that use Ray (tests/conftest.py).
+# Three of the processes begin with the tests that use Ray (tests/conftest.py).
 WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What needs nothing but this process: the tests to run after each change.

@@ -137,8 +137,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one process, and so do all files that share a Ray, and all that start some of their own:
-    more of them at once would only wait for the CPUs of this machine.
+    """A file's tests stay in one process, and so do the files that use Ray in one of three ways: a process starts a Ray
+    once, and more of them at once would only wait for the CPUs of this machine.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -151,7 +151,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             text = (folder.parent / file).read_text()
             if re.search(r"mark\.own_ray\b|def ray_here\(", text):
                 return "own_ray"
-            return "ray" if re.search(r"mark\.ray\b", text) else file
+            if re.search(r"mark\.ray\b", text):
+                return "ray, engine" if "test_engine" in file else "ray"
+            return file
 
     return OneForRay(config, log)
 

@@ -183,18 +183,20 @@ class _CsvLines(Iterator[str]):
 
 
 def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
-    # The library's own limit, of the whole process, is below most base64 pictures.
-    csv.field_size_limit(lines.limit)
     source = _CsvLines(lines)
     reader = csv.reader(source, delimiter=delimiter)
     header: list[str] | None = None
     while True:
         start, source.too_long = lines.offset, False
+        # The library's own limit is below most base64 pictures, and one of the whole process: others find it as it was.
+        before = csv.field_size_limit(lines.limit)
         try:
             values = next(reader, None)
         except csv.Error as error:
             yield Record(source.count, "", RecordError(f"not CSV: {error}"))
             continue
+        finally:
+            csv.field_size_limit(before)
         if source.too_long:
             yield Record(source.count, "", _too_long(lines.limit))
         elif values is None:
