@@ -113,15 +113,16 @@ def test_an_output_that_cannot_be_written_is_named_without_a_traceback(
     assert "Traceback" not in said
 
 
-def test_a_signal_that_comes_in_a_finalizer_is_not_lost() -> None:
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, endings.Ended), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(number: int, error: type[BaseException]) -> None:
     class Told:
         def __del__(self) -> None:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             time.sleep(0)
 
     def told() -> None:
         Told()
         time.sleep(20)
 
-    with pytest.raises(endings.Ended, match="SIGTERM"), endings.ended_by_signals():
+    with pytest.raises(error), endings.ended_by_signals():
         told()

@@ -32,12 +32,12 @@ def write_pipeline(folder: Path, stages: list, inputs: Path) -> Path:
     return path
 
 
-def start(pipeline_file: Path, *arguments: str, own_ray: bool = False) -> subprocess.Popen[bytes]:
+def start(pipeline_file: Path, own_ray: bool = False) -> subprocess.Popen[bytes]:
     """The driver as a user starts it, in a session of its own: on the Ray of the tests, or on one that it starts."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     address = {} if own_ray else {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     return subprocess.Popen(
-        [sys.executable, "-m", "ugaf.run", str(pipeline_file), "--no-export", *arguments],
+        [sys.executable, "-m", "ugaf.run", str(pipeline_file), "--no-export"],
         env={**os.environ, "PYTHONPATH": path, **address},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -80,8 +80,8 @@ def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None
     chance = random.Random(7)
     kills = 0
     for number in range(10):
-        # One with a Ray of its own, which its end leaves behind; four on one that stays; five without.
-        process = start(pipeline_file, *(["--set", "engine.executor=inline"] if number > 4 else []), own_ray=not number)
+        # The first with a Ray of its own, which its end leaves behind, the others on one that stays.
+        process = start(pipeline_file, own_ray=not number)
         goal = len(executions(trace, "mean")) + chance.randrange(1, 180)
         if wait_until(lambda goal=goal: len(executions(trace, "mean")) >= goal, process):
             os.kill(process.pid, signal.SIGKILL)

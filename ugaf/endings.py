@@ -56,11 +56,18 @@ def ended_by_signals() -> Iterator[None]:
 
     def lost(unraisable: Any) -> None:
         """Python drops what is raised in a finalizer or a callback of its own: the signal is sent again."""
-        if not isinstance(unraisable.exc_value, Ended):
-            return told(unraisable)
-        signal.signal(signal.SIGTERM, end)
-        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        return None
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(AGAIN_S, again, (signal.SIGINT,)).start()
+        elif isinstance(unraisable.exc_value, Ended):
+            signal.signal(signal.SIGTERM, end)
+            threading.Timer(AGAIN_S, again, (signal.SIGTERM,)).start()
+        else:
+            told(unraisable)
+
+    def again(number: int) -> None:
+        # Not to a command that has come to its end meanwhile.
+        if sys.unraisablehook is lost:
+            os.kill(os.getpid(), number)
 
     told, sys.unraisablehook = sys.unraisablehook, lost
     before = signal.signal(signal.SIGTERM, end)

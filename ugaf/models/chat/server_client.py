@@ -12,7 +12,7 @@ clients of the process share. There a request goes from try to try:
 - an answer that cannot be used: asked again, up to `answer_tries` times;
 - refused as a request (other 4xx): a Failure at once.
 
-A failure is the request's own only where the server answers others meanwhile (`blame`).
+A failure is the request's own only where the server answers others after it (`blame`).
 
 What is nobody's own fault (a refused key, a model that is not there, a server that stays away) stops every call with
 StopRun, and what is in flight is cancelled.
