@@ -77,7 +77,7 @@ WITHIN_A_CALL = {
     "ugaf/models/templates/compose.py": {"other is chosen"},
     "ugaf/wording/donors.py": {"self._fragment.peers is not row.peers"},
     "ugaf/models/predictors/__init__.py": {"id(predictor.backbone)"},
-    "ugaf/endings.py": {"threading.current_thread() is not threading.main_thread()"},
+    "ugaf/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
     "ugaf/progress/live.py": {"threading.current_thread() is not self._thread"},
     "ugaf/session.py": {"threading.current_thread() is not threading.main_thread()"},
     "ugaf/yaml_files.py": {"id(node)"},
