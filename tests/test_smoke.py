@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,28 @@ def test_every_line_of_the_readme_is_covered() -> None:
             smoke.check_extras(line)
         else:
             assert not {"ray", "fineedit", "s3:"} & set(smoke.stand_in(line).replace("/", " ").split()[:2])
+
+
+def test_lines_that_share_a_folder_are_done_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: set[str] = set()
+    done: list[tuple[str, str]] = []
+
+    def do(language: str, part: str, *_: object) -> set[str]:
+        assert not at_work & smoke.folders(language, part)
+        at_work.update(smoke.folders(language, part))
+        time.sleep(0.002 * (len(part) % 3))
+        at_work.difference_update(smoke.folders(language, part))
+        done.append((language, part))
+        return {part}
+
+    monkeypatch.setattr(smoke, "do", do)
+    assert smoke.readme(tmp_path) == {part for _, part in done}
+    for folder in ("runs/demo", "runs/mine", "runs/curated", "s3://bucket/runs/mine"):
+        here = [given for given in done if folder in smoke.folders(*given)]
+        assert here
+        assert here == [given for given in smoke.parts() if folder in smoke.folders(*given)]
+    refined = smoke.folders("sh", "ugaf run refine --input pairs.jsonl --output runs/refined")
+    assert refined == {"runs/demo", "runs/refined"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 from ugaf.across import RunRows, run_stage
@@ -167,7 +168,8 @@ class RayEngine:
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(
                     size=min(pool.workers, len(items)),
-                    max_tasks_in_flight_per_actor=max(4, 2 * pool.fragments),
+                    # Names only travel: one that waits at a busy worker is one that an idle worker lacks.
+                    max_tasks_in_flight_per_actor=pool.fragments,
                     # Fragments in threads of one worker, where its stage waits for a server.
                     max_concurrent_calls_per_actor=pool.fragments,
                     enable_true_multi_threading=pool.fragments > 1,
@@ -210,9 +212,15 @@ class RayEngine:
             run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
 
     def _map(self, run: RunRows, function: Callable[[RunRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """function(run, item) of each item in order, as many at once as there are CPUs."""
+        """function(run, item) of each item in order, as many at once as there are CPUs; of a single one here, for a
+        process that Ray starts for it would gain nothing."""
         import ray
 
+        first = list(islice(items := iter(items), 2))
+        if len(first) < 2:
+            yield from (function(run, item) for item in first)
+            return
+        items = chain(first, items)
         task, shared = ray.remote(_one_item), ray.put(run)
         most, waiting = max(1, int(machine().cpus)), deque[Any]()
         for item in items:

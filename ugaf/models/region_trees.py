@@ -10,7 +10,6 @@ import heapq
 from collections.abc import Callable
 
 import numpy as np
-from scipy.linalg import eigh
 
 from ugaf.models.segmentation import Regions
 
@@ -30,6 +29,8 @@ def spectral_coordinates(regions: Regions, count: int = 10) -> np.ndarray:
     The eigenvectors of the normalised cut of the adjacency graph (Shi and Malik, PAMI 2000), each over the root of its
     eigenvalue (Arbelaez et al., PAMI 2011, section 3.2).
     """
+    from scipy.linalg import eigh  # slow to import, and each command imports this module
+
     affinity = _affinity(regions)
     degree = affinity.sum(axis=1)
     root = 1 / np.sqrt(degree)

@@ -13,8 +13,6 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from scipy.sparse.csgraph import shortest_path
-from skimage.segmentation import slic
 
 TEXTURE_GAIN = 8.0
 
@@ -100,6 +98,8 @@ def superpixels(rgb: np.ndarray, count: int, words: int = 48) -> Regions:
     features = planes(rgb)
     strength = contours(features)
     smooth = cv2.bilateralFilter(rgb, 5, 20, 3)
+    from skimage.segmentation import slic  # slow to import, and each command imports this module
+
     labels = slic(
         smooth,
         n_segments=max(1, min(count, rgb.shape[0] * rgb.shape[1] // 30)),
@@ -195,6 +195,8 @@ def saliency(regions: Regions) -> np.ndarray:
     linked = touching | (on_border[:, None] & on_border[None])
     graph = np.where(linked, np.maximum(gap, 1e-3), 0)
     np.fill_diagonal(graph, 0)
+    from scipy.sparse.csgraph import shortest_path  # slow to import, too
+
     geodesic = shortest_path(graph, method="D", directed=False)
     near = np.exp(-(geodesic**2) / (2 * 10.0**2))
     area = near.sum(axis=1)
