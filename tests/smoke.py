@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
 """(pattern, what stands in its place, why), each applied to a line once if it is found."""
 TAKEN = r"(ugaf|python -m ugaf\.run|make -[no]) "
 """What a line may then begin with. `pip install` is not done again: its extras must be there."""
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 2
 PAIRS = re.compile(r"pairs\.jsonl|set/train")
 """What is made of the demo's pairs."""
 # ---- the README
@@ -184,7 +184,11 @@ def write_inputs(work: Path) -> None:
     shutil.copy(work / "photos" / "IMG_0042.jpg", bucket / "photos")
     subprocess.run(["tar", "-cf", "bucket/set/0.tar", "-C", "photos", "coffee.jpg"], cwd=work, check=True)
     demo = (ROOT / "pipelines" / "demo.yaml").read_text()
-    (work / "my.yaml").write_text(demo.replace("sample://", "photos/IMG_0042.jpg").replace("name: demo", "name: my"))
+    own = {"sample://": "photos/IMG_0042.jpg", "name: demo": "name: my", "edits_per_image: 12": "edits_per_image: 4"}
+    for theirs, instead in own.items():
+        assert theirs in demo, f"pipelines/demo.yaml has no {theirs!r}"
+        demo = demo.replace(theirs, instead)
+    (work / "my.yaml").write_text(demo)
 
 
 def write_pairs(work: Path) -> None:
