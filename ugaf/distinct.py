@@ -141,12 +141,14 @@ def clusters(links: Sequence[Links], given: np.ndarray) -> tuple[np.ndarray, np.
     Returns:
         (members, labels): packed ids (m,), sorted, and int32 (m,).
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     a = np.concatenate([given[:0], *(part.a for part in links)])
     b = np.concatenate([given[:0], *(part.b for part in links)])
     there = (a != b) & is_in(a, given) & is_in(b, given)
+    if not there.any():
+        return given[:0], np.empty(0, np.int32)
+    from scipy.sparse import coo_array  # slow to import, and most commands look for clusters
+    from scipy.sparse.csgraph import connected_components
+
     a, b = a[there], b[there]
     members = np.unique(np.concatenate([a, b]))
     places = np.searchsorted(members, a), np.searchsorted(members, b)
