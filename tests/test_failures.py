@@ -159,3 +159,14 @@ def test_all_rows_of_the_failure_that_stops_a_run_are_found_again() -> None:
     stopped = window.add(0, [FailedRow(f"{number // 5}", "id", "OSError: gone") for number in range(70)])
     assert stopped is not None
     assert stopped.fragments == {str(number) for number in range(14)}
+
+
+def test_a_stage_whose_rows_all_fail_differently_is_remembered_in_bounds() -> None:
+    window = Window("s", 5)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for first in letters:
+        for second in letters:
+            assert window.add(0, [row(f"TypeError: no {first}{second}", foreseen=False)]) is None
+    doubtful = window.doubtful()
+    assert 5 <= len(doubtful) <= 25
+    assert {alike.stage for alike in doubtful} == {"s"}

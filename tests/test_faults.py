@@ -6,7 +6,7 @@ import errno
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -138,6 +138,26 @@ def test_patience_that_runs_out_stops_the_run_and_tells_no_secret() -> None:
     assert "overloaded" in text
     assert "same command" in text
     assert not [secret for secret in ("hunter2", "KEY", "abc123", "pw@") if secret in text]
+
+
+def test_a_store_that_is_waited_for_is_told_of_once_for_all_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(faults._Process, "tell", lines.append)
+    monkeypatch.setattr(faults._Process, "told", {})
+    monkeypatch.setattr(faults, "pause", lambda seconds: None)
+    for host in ("one.org", "two.org"):
+        for number in range(20):
+            answers = iter([TimeoutError("no"), TimeoutError("no"), TimeoutError("no")])
+
+            def ask(answers: Iterator[Exception] = answers) -> str:
+                for error in answers:
+                    raise error
+                return "bytes"
+
+            assert faults.patiently(ask, f"https://{host}/{number}.jpg", patience_s=60) == "bytes"
+    assert len(lines) == 2
+    assert "https://one.org/0.jpg" in lines[0]
+    assert "https://two.org/0.jpg" in lines[1]
 
 
 def test_a_fault_of_the_row_is_not_asked_again() -> None:

@@ -143,7 +143,9 @@ class Window:
         for other in [other for other in self._suspects if 2 * self._counts[other] <= len(self._last)]:
             del self._suspects[other]
         if len(self._examples) > 4 * self._size:
-            self._examples = {name: row for name, row in self._examples.items() if self._counts[name] > 0}
+            self._unforeseen = Counter(dict(self._unforeseen.most_common(self._size)))
+            wanted = {name for name, count in self._counts.items() if count > 0} | self._unforeseen.keys()
+            self._examples = {name: row for name, row in self._examples.items() if name in wanted}
 
     def _alike(self, key: str, how_many: str) -> Alike:
         example = self._examples[key]

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -37,6 +37,8 @@ PATIENCE_S = 300.0
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _REASON_CHARACTERS = 500
+_STORES = 1000
+"""Most stores of which is known when it was said that they are waited for."""
 
 
 @dataclass(frozen=True)
@@ -236,11 +238,16 @@ def _status(error: BaseException) -> int | None:
 
 
 class _Process:
-    """How this process waits: for how long, whom it tells, and (for a thread) what ends its waiting."""
+    """How this process waits: for how long, whom it tells, and (for a thread) what ends its waiting.
+
+    told: when it was last said of a store that it is waited for, by the store and the kind of fault.
+    """
 
     patience_s = PATIENCE_S
     tell: Callable[[str], None] | None = None
     local = threading.local()
+    told: ClassVar[dict[tuple[str, str], float]] = {}
+    lock = threading.Lock()
 
 
 def set_patience(seconds: float, tell: Callable[[str], None] | None = None) -> None:
@@ -293,9 +300,10 @@ def patiently(
         left = total * fault.share - waited
         if left <= 0:
             raise stop(store, fault, tries, waited) from last
-        if waited - told > min(10.0, total / 4) or tries == 3:
+        every = min(10.0, total / 4)
+        if waited - told > every or tries == 3:
             told = waited
-            _tell(f"waiting for {Location(store).public}: {fault.said}; for {left:.0f} s more")
+            _tell_of_waiting(store, fault, left, every)
         pause(min(back_off(tries), left))
         if mend is not None:
             mend(fault)
@@ -361,6 +369,17 @@ def _space(store: str) -> str:
     return f"(the disk at {mount} has {usage.free:,} of {usage.total:,} bytes free)"
 
 
-def _tell(line: str) -> None:
-    if _Process.tell is not None:
-        _Process.tell(line)
+def _tell_of_waiting(store: str, fault: Fault, left: float, every: float) -> None:
+    """Say that a store is waited for: once for all its files, though each of them is waited for."""
+    tell, place = _Process.tell, Location(store)
+    if tell is None:
+        return
+    name = f"{place.scheme}://{place.host}" if place.is_url else os.path.dirname(store)
+    now = time.monotonic()
+    with _Process.lock:
+        if now - _Process.told.get((name, fault.kind), -every) < every:
+            return
+        if len(_Process.told) >= _STORES:
+            _Process.told.clear()
+        _Process.told[name, fault.kind] = now
+    tell(f"waiting for {place.public}: {fault.said}; for {left:.0f} s more")
