@@ -7,6 +7,8 @@ MODELS_VENV ?= .venv-models
 VLLM_VENV ?= .venv-vllm
 BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
+# Of what is installed a fraction is ever imported: that is compiled when it is, not all of it before.
+INSTALL = pip install --quiet --no-compile
 # Exact versions of what is installed; with torch, those of tests/models/constraints-cpu.txt too.
 LOCKED = --constraint constraints.txt
 MODELS_LOCKED = $(LOCKED) --constraint tests/models/constraints-cpu.txt
@@ -63,19 +65,19 @@ $(BIN)/pip:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/.base: $(BIN)/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet $(LOCKED) --editable .
+	$(BIN)/$(INSTALL) $(LOCKED) --editable .
 	touch $@
 
 $(VENV)/.benchmarks: $(VENV)/.base
-	$(BIN)/pip install --quiet $(LOCKED) --editable '.[benchmarks]'
+	$(BIN)/$(INSTALL) $(LOCKED) --editable '.[benchmarks]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/pip install --quiet $(LOCKED) --editable '.[test]'
+	$(BIN)/$(INSTALL) $(LOCKED) --editable '.[test]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(BIN)/pip install --quiet $(LOCKED) --editable '.[test,dev]'
+	$(BIN)/$(INSTALL) $(LOCKED) --editable '.[test,dev]'
 	touch $@
 
 # ultralytics and rapidocr bring opencv-python, which writes over the files of the headless one and needs libGL: put
@@ -83,10 +85,10 @@ $(VENV)/.dev: $(VENV)/.test
 $(MODELS_VENV)/.ready: pyproject.toml constraints.txt tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_BIN)/pip install --quiet --upgrade pip
-	$(MODELS_BIN)/pip install --quiet $(MODELS_LOCKED) torch
-	$(MODELS_BIN)/pip install --quiet $(MODELS_LOCKED) \
+	$(MODELS_BIN)/$(INSTALL) $(MODELS_LOCKED) torch
+	$(MODELS_BIN)/$(INSTALL) $(MODELS_LOCKED) \
 		--editable '.[test,transformers,diffusers,train,bench,ultralytics,ocr]'
-	$(MODELS_BIN)/pip install --quiet --force-reinstall --no-deps $(LOCKED) 'opencv-python-headless>=4.10,<5'
+	$(MODELS_BIN)/$(INSTALL) --force-reinstall --no-deps $(LOCKED) 'opencv-python-headless>=4.10,<5'
 	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
 	touch $@
 

@@ -10,6 +10,8 @@ import shutil
 
 # As in the engine's workers, and before numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers give way to all other processes; the tests that wait for them may not wait for the other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Stages and engines of the tests, in runs that the tests read again.
 os.environ["UGAF_TRUST"] = (
     "engine_stages,model_stages,tune_stages,bench_tools,same_size,test_images_api,test_predict,test_text"
@@ -137,8 +139,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one process, and so do the files that use Ray in one of three ways: a process starts a Ray
-    once, and more of them at once would only wait for the CPUs of this machine.
+    """A file's tests stay in one process, and so do all files that share a Ray, and all that start their own: a Ray
+    costs as much as a test that works while it is there.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -151,9 +153,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             text = (folder.parent / file).read_text()
             if re.search(r"mark\.own_ray\b|def ray_here\(", text):
                 return "own_ray"
-            if re.search(r"mark\.ray\b", text):
-                return "ray, engine" if "test_engine" in file else "ray"
-            return file
+            return "ray" if re.search(r"mark\.ray\b", text) else file
 
     return OneForRay(config, log)
 

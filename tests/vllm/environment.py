@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     _run(
         "vLLM and torch (some minutes)",
-        [*pip, "install", "--quiet", "--requirement", str(REQUIREMENTS)],
+        [*pip, "install", "--quiet", "--no-compile", "--requirement", str(REQUIREMENTS)],
         "if pip found no torch+cpu, name an index of PyTorch's CPU builds in PIP_EXTRA_INDEX_URL",
     )
     _run("without what needs CUDA", [*pip, "uninstall", "--quiet", "--yes", *UNUSABLE])
