@@ -144,7 +144,7 @@ def test_a_store_that_is_waited_for_is_told_of_once_for_all_its_files(monkeypatc
     lines: list[str] = []
     monkeypatch.setattr(faults._Process, "tell", lines.append)
     monkeypatch.setattr(faults._Process, "told", {})
-    monkeypatch.setattr(faults, "pause", lambda seconds: None)
+    monkeypatch.setattr(faults, "pause", lambda _: None)
     for host in ("one.org", "two.org"):
         for number in range(20):
             answers = iter([TimeoutError("no"), TimeoutError("no"), TimeoutError("no")])
