@@ -9,9 +9,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import stage
+from ugaf.base.needs import Needs, together
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
-from ugaf.needs import Needs, together
 from ugaf.stage import Outcome, Row
 
 Line = line(200)

@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks import photographs  # noqa: E402
-from ugaf import images  # noqa: E402
+from ugaf.imaging import images  # noqa: E402
 
 TARGET = 1.1
 _IMPOSSIBLE = re.compile(rb"\xff[^\x00\xc4\xd0-\xef\xfe\xff]")

@@ -34,9 +34,10 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
 from benchmarks import scenes  # noqa: E402
-from ugaf import images, signatures  # noqa: E402
 from ugaf.dedup import grid  # noqa: E402
 from ugaf.dedup.links import Links  # noqa: E402
+from ugaf.imaging import images  # noqa: E402
+from ugaf.measures import signatures  # noqa: E402
 
 DEFAULT = 0.9
 """The similarity from which the stage's default rule takes one of two."""

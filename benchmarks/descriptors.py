@@ -55,7 +55,7 @@ def main() -> None:
 
 def _contenders(side: int) -> dict[str, Callable[[bytes], object]]:
     from stages.curation.photometric import Photometric
-    from ugaf import images
+    from ugaf.imaging import images
     from ugaf.stage import Failure, Row
 
     def curate(**settings: object) -> Callable[[bytes], object]:

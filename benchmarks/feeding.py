@@ -198,8 +198,8 @@ def shards(folder: Path, count: int, width: int, height: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ugaf import images
     from ugaf.export.columns import CORE, schema
+    from ugaf.imaging import images
 
     rows = []
     for number in range(count):

@@ -31,8 +31,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from ugaf import quality  # noqa: E402
-from ugaf.boxes import Box, to_mask  # noqa: E402
+from ugaf.imaging.boxes import Box, to_mask  # noqa: E402
+from ugaf.measures import quality  # noqa: E402
 from ugaf.trainer import flow  # noqa: E402
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel  # noqa: E402
 from ugaf.trainer.model.latents import roi_mask, to_float  # noqa: E402

@@ -36,9 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks import learn  # noqa: E402
-from ugaf import images  # noqa: E402
-from ugaf.boxes import to_mask  # noqa: E402
 from ugaf.export.columns import CORE, schema  # noqa: E402
+from ugaf.imaging import images  # noqa: E402
+from ugaf.imaging.boxes import to_mask  # noqa: E402
 from ugaf.trainer.data import Batch  # noqa: E402
 from ugaf.trainer.distributed import World, join, leave  # noqa: E402
 from ugaf.trainer.encode import EMPTY, Encoded, Encoder  # noqa: E402

@@ -29,9 +29,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from ugaf import config, images, record, runner  # noqa: E402
+from ugaf import config, record, runner  # noqa: E402
 from ugaf.columns import CHILDREN, SOURCES, Columns, part_schema  # noqa: E402
 from ugaf.config import Pipeline  # noqa: E402
+from ugaf.imaging import images  # noqa: E402
 from ugaf.ingest import SourceRef  # noqa: E402
 from ugaf.spec import StageSpec  # noqa: E402
 from ugaf.storage import Storage, parquet_bytes  # noqa: E402

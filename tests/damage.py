@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image, features
 
-from ugaf import images
+from ugaf.imaging import images
 
 Encoder = Callable[[np.ndarray], bytes]
 Damage = Callable[[bytes, np.random.Generator], bytes | None]

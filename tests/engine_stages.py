@@ -123,7 +123,7 @@ class Flip(Stage):
         trace: str = ""
 
     def process(self, row: Row) -> Outcome:
-        from ugaf import images
+        from ugaf.imaging import images
 
         note(self.settings.trace, "flip", row.id)
         donor = row.refs["donor"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config, images, runner
+from ugaf import config, runner
 from ugaf.config import Pipeline
+from ugaf.imaging import images
 from ugaf.progress.files import LOG, PROGRESS
 from ugaf.view import RunView, StageCounts
 

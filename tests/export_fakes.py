@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ugaf import images
 from ugaf.export import ExportSettings
+from ugaf.imaging import images
 from ugaf.storage import Storage
 
 EDIT_SCHEMA = pa.schema(

@@ -38,8 +38,9 @@ import golden_pictures
 from engine_tools import go
 
 from stages.annotation.instruct import DEFAULT_TASKS
-from ugaf import config, images
+from ugaf import config
 from ugaf.config import Pipeline
+from ugaf.imaging import images
 from ugaf.spec import INGEST
 
 VALUES = Path(__file__).with_name("golden")

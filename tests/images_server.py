@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import images
+from ugaf.imaging import images
 
 MODEL = "tiny/editor"
 

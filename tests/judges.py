@@ -13,7 +13,7 @@ import numpy as np
 from chat_fakes import FakeChat, Reply, pictures_of
 from pydantic import BaseModel
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models.chat import Answer, ChatRequest, Token
 from ugaf.stage import Failure, Row
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 from engine_stages import note
 from pydantic import Field
 
-from ugaf.errors import StopRun
+from ugaf.base.errors import StopRun
+from ugaf.base.needs import Needs, together
 from ugaf.models.chat import Answer, ChatRequest, Message, chat_needs, open_chat
 from ugaf.models.registry import ServerName
-from ugaf.needs import Needs, together
 from ugaf.stage import Outcome, Row, Settings, Stage, operational
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import skimage.data
 
-from ugaf import images
+from ugaf.imaging import images
 
 EVIL = "<script>alert(1)</script> & \"paint\" the 'cat' \u2028 </script><img src=x onerror=alert(2)>"
 VERDICT = ["id", "parent", "status", "stage", "reason"]

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ugaf import images
 from ugaf.export.columns import CORE
 from ugaf.export.folder import Folder
 from ugaf.export.parquet import ParquetShards
 from ugaf.export.rows import Blob, Record
 from ugaf.export.webdataset import WebDatasetShards
+from ugaf.imaging import images
 from ugaf.storage import Storage
 from ugaf.trainer.data.geometry import buckets_for
 from ugaf.trainer.data.settings import DataSettings

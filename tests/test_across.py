@@ -11,7 +11,7 @@ from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
 
 from ugaf import config
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.explain import explain
 from ugaf.plan import FitError, Machine, segments, size_pools
 from ugaf.view import RunView

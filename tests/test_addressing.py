@@ -14,9 +14,10 @@ from engine_tools import go, make_photos, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import addressing, images, withdrawal
+from ugaf import addressing, withdrawal
 from ugaf.addressing import search
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
+from ugaf.imaging import images
 from ugaf.ingest import image_id
 from ugaf.view import RunView
 

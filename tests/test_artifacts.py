@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ugaf import artifacts, images, photometry
+from ugaf.imaging import images
+from ugaf.measures import artifacts, photometry
 
 NAMES = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle"]
 

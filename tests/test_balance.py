@@ -19,7 +19,7 @@ from scipy import stats
 from ugaf import balance, config
 from ugaf.balance import BalanceSettings, Category, Census, sampling, shares
 from ugaf.balance.categories import source_kind, source_kinds
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 
 STAGES = ["curation.photometric", "annotation.detect", "annotation.instruct", "generation.edit"]
 PIPELINE = {"name": "small", "inputs": ["sample://"], "stages": STAGES}

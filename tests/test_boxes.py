@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 
 SIDE = 24
 

@@ -10,8 +10,8 @@ import pytest
 from simulated_editor import EDITS, Redraw, local_edit, redraw
 
 from stages.refinement.change_mask import ChangeMask, drift_for, share_inside
-from ugaf import boxes, images
-from ugaf.change import detect_change
+from ugaf.imaging import boxes, images
+from ugaf.measures.change import detect_change
 from ugaf.stage import Row
 
 

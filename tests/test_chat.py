@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, Token, open_chat
 from ugaf.models.chat.body import body_of, data_url, seed_of
 from ugaf.models.chat.client import Client, client_of

@@ -30,7 +30,7 @@ from chat_server import (
 )
 from pydantic import BaseModel, Field
 
-from ugaf.errors import StopRun
+from ugaf.base.errors import StopRun
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling
 from ugaf.models.chat.client import Client, client_of
 from ugaf.models.chat.schemas import json_schema, line

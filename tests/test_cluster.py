@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from ugaf import config, runner
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]

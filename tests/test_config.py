@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ugaf import config
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 
 BASE = {"name": "t", "inputs": ["sample://coffee"], "stages": ["curation.photometric", "annotation.detect"]}
 

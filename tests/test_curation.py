@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from stages.curation.photometric import Photometric
 from stages.curation.resolution import Resolution
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.stage import Failure, Row, Stage
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf import images, integrity
-from ugaf.images import ImageError
+from ugaf.imaging import images, integrity
+from ugaf.imaging.images import ImageError
 
 FEW = {name: damage.photograph(name, side) for name, side in (("coffee", 240), ("rocket", 160))}
 WHOLE = {codec: encode(FEW["coffee"]) for codec, encode in damage.CODECS.items()}

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from stages.annotation.detect import Detect
-from ugaf import boxes, images
-from ugaf.errors import ConfigError, StopRun
-from ugaf.failure import each
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.base.failure import each
+from ugaf.imaging import boxes, images
 from ugaf.models import object_masks, region_trees, registry, segmentation
 from ugaf.models.detector import Detection, DetectQuery
 from ugaf.models.proposals import ProposalDetector

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ugaf import config
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.models.chat import ChatRequest
 from ugaf.models.chat.schemas import json_schema

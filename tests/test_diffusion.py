@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.models.diffusion import families
 from ugaf.models.diffusion.batches import Batches
@@ -88,7 +88,7 @@ def test_lightning_is_a_shift_of_three_at_every_size() -> None:
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ugaf.needs.find_spec", lambda name: None if name == "diffusers" else object())
+    monkeypatch.setattr("ugaf.base.needs.find_spec", lambda name: None if name == "diffusers" else object())
     with pytest.raises(ConfigError, match=r"diffusers is not installed: pip install '\.\[diffusers\]'"):
         registry.build("editor", spec(device="cpu"))
 

@@ -22,13 +22,14 @@ import yaml
 from chat_fakes import FakeChat
 from pydantic import BaseModel, TypeAdapter
 
-from ugaf import cli, config, images, runner
+from ugaf import cli, config, runner
 from ugaf.balance import BalanceSettings
+from ugaf.base.errors import ConfigError
 from ugaf.bench import __main__ as bench
 from ugaf.distinct import Distinct
-from ugaf.errors import ConfigError
 from ugaf.export import ExportSettings
 from ugaf.export import columns as export_columns
+from ugaf.imaging import images
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
 from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.models import registry

@@ -11,11 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from stages.generation.edit import GenerateEdit
-from ugaf import images, stage
-from ugaf.errors import ConfigError, StopRun
+from ugaf import stage
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.base.needs import Needs
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.editor import Edit, EditRequest
-from ugaf.needs import Needs
 from ugaf.stage import Failure, Row
 
 BOX = [60, 50, 140, 120]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from judges import GREY, WindowChat, number_of, pair_row
 
 from stages.refinement.score import Score
-from ugaf import images
-from ugaf.errors import ConfigError, StopRun
-from ugaf.failure import through
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.base.failure import through
+from ugaf.imaging import images
 from ugaf.models import editscore, prompts, registry
 from ugaf.models.asking import ask_all
 from ugaf.models.chat import Answer, ChatRequest

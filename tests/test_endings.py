@@ -14,7 +14,7 @@ import yaml
 from engine_tools import make_photos
 
 from ugaf import cli, endings
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 
 FAILING = "failing_stages:Failing"
 

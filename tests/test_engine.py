@@ -11,8 +11,8 @@ import pytest
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table, tree
 
-from ugaf import images
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
+from ugaf.imaging import images
 
 MEAN, DOUBLE, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip"))
 

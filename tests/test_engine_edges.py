@@ -15,9 +15,10 @@ from engine_stages import executions, note
 from engine_tools import counts, go, make_photos, pipeline, table, tree
 from pydantic import Field
 
-from ugaf import engine, images, ingest, loader, runner, worker
+from ugaf import engine, ingest, loader, runner, worker
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.config import Pipeline
-from ugaf.errors import ConfigError, UgafError
+from ugaf.imaging import images
 from ugaf.monitor import Monitor
 from ugaf.plan import FitError, Machine, segments, size_pools
 from ugaf.stage import Outcome, Row, RowError, Settings, Stage

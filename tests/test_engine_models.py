@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf import cli, config, runner
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.plan import FitError, Machine, _packs, segments, servers_during, size_pools
 from ugaf.turns import Turns

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from engine_tools import go, make_photos, pipeline, table
 
-from ugaf import cli, config, images
-from ugaf.errors import UgafError
+from ugaf import cli, config
+from ugaf.base.errors import UgafError
 from ugaf.explain import explain, story
 from ugaf.export import export
+from ugaf.imaging import images
 from ugaf.view import RunView
 
 RESOLUTION = {"curation.resolution": {"keep": {"short_side": {"min": 100}}}}

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from ugaf import images
 from ugaf.export import ExportSettings, export, provenance, source_kind, split
 from ugaf.export import rows as rows_module
 from ugaf.export.card import escape
+from ugaf.imaging import images
 from ugaf.storage import Storage
 
 

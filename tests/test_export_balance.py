@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 from export_fakes import FakeView, contents, edits_of, fragment, parquet_rows
 
-from ugaf import config, images
+from ugaf import config
 from ugaf.balance import BalanceSettings
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.commands import export as export_command
-from ugaf.errors import ConfigError, UgafError
 from ugaf.export import ExportSettings, balanced, export, split
+from ugaf.imaging import images
 from ugaf.storage import Storage
 
 TASKS = {"recolor": 12, "tone": 8, "add": 4}

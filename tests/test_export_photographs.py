@@ -13,8 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from ugaf import cli, config, images, runner
+from ugaf import cli, config, runner
 from ugaf.export import ExportSettings, export, split
+from ugaf.imaging import images
 from ugaf.view import RunView
 
 datasets = pytest.importorskip("datasets")

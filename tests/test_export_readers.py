@@ -18,9 +18,9 @@ import yaml
 from export_fakes import FakeView, two_fragments
 from PIL import Image
 
-from ugaf import images
 from ugaf.export import ExportSettings, export
 from ugaf.export.adapters.instruct_pix2pix import COLUMN_MAP
+from ugaf.imaging import images
 from ugaf.storage import Storage
 
 datasets = pytest.importorskip("datasets")

@@ -16,8 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf import config, images, runner
+from ugaf import config, runner
 from ugaf.export import ExportSettings, export, split
+from ugaf.imaging import images
 from ugaf.storage import Storage
 from ugaf.view import RunView
 

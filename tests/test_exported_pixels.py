@@ -17,8 +17,8 @@ from engine_tools import table
 from icc import ADOBE, P3, matrix_profile, numbers_in
 from PIL import Image, ImageCms, features
 
-from ugaf import images
 from ugaf.cli import main
+from ugaf.imaging import images
 from ugaf.ingest.detect import IMAGE_SUFFIXES
 from ugaf.view import RunView
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ugaf import cli
 from ugaf.alike import FEWEST, FIRST_ROWS, NEARLY_ALL, FailedRow, Window, shape
-from ugaf.failure import Failure, RowError, at_once, each, through
+from ugaf.base.failure import Failure, RowError, at_once, each, through
 
 FAILING = "failing_stages:Failing"
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import faults
-from ugaf.errors import StopRun
+from ugaf.base import faults
+from ugaf.base.errors import StopRun
 from ugaf.storage import Storage, ahead
 
 AWS = "When reading information for key 'a.jpg' in bucket 'b': AWS Error"

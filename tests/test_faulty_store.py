@@ -12,8 +12,8 @@ import pytest
 from engine_tools import counts, go, make_photos, pipeline
 from faulty_store import FaultyStore, faulty
 
-from ugaf import faults
-from ugaf.errors import StopRun
+from ugaf.base import faults
+from ugaf.base.errors import StopRun
 from ugaf.ingest.places import _filesystem
 from ugaf.storage import Storage
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugaf import fitting, rules
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.view import RunView
 
 MEAN, DOUBLE = "engine_stages:Mean", "engine_stages:Double"

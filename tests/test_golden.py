@@ -7,7 +7,9 @@ from pathlib import Path
 import golden
 import pytest
 
-from ugaf import change, config, layout_checks
+from ugaf import config
+from ugaf.measures import change
+from ugaf.measures import composition as layout_checks
 
 
 @pytest.mark.parametrize("case", golden.CASES)

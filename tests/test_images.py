@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from ugaf import images, integrity, photometry
-from ugaf.images import ImageError
+from ugaf.imaging import images, integrity
+from ugaf.imaging.images import ImageError
+from ugaf.measures import photometry
 
 
 def save(image: Image.Image, format: str, **options: Any) -> bytes:

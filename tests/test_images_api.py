@@ -21,8 +21,9 @@ from images_server import FAULTS, MODEL, REFUSALS, Call, ImagesServer, edited
 from pydantic import ValidationError
 
 from stages.generation.edit import GenerateEdit
-from ugaf import boxes, images, stage
-from ugaf.errors import ConfigError, StopRun
+from ugaf import stage
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import boxes, images
 from ugaf.models import registry
 from ugaf.models.chat.transport import Pace
 from ugaf.models.editor import Edit, EditRequest

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, picture, settings, write
 
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
 from ugaf.ingest import NotRead, list_sources, produce
 from ugaf.ingest.access import Reach
 from ugaf.ingest.inputs import InputSettings

@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.ingest import SourceRef, list_sources, produce
 from ugaf.ingest.places import Place
 

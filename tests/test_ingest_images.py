@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 from PIL import Image, features
 
-from ugaf import images
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.imaging import images
 from ugaf.ingest import IMAGE_SCHEMA, InputSettings, SourceRef, list_sources, produce
 from ugaf.ingest.samples import SAMPLES
 from ugaf.stage import Failure

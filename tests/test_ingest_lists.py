@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.ingest import list_sources, produce
 from ugaf.ingest.inline import image as inline_image
 from ugaf.ingest.limits import LimitSettings

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.ingest import PAIR_SCHEMA, hold_pairs, image_id, list_sources, pair_id, produce
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.ingest.schemas import PAIR_SCHEMAS

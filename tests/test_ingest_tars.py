@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ingest_helpers import failures, good, ingest, keys, picture, settings, write
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.ingest import NotRead, hold_pairs, list_sources, produce, tar_samples
 from ugaf.ingest.schemas import PAIR_ROLES
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ingest_helpers import good, ingest, keys, picture, settings, write
 
 from ugaf import runner
+from ugaf.base.errors import ConfigError
 from ugaf.config import parse
-from ugaf.errors import ConfigError
 from ugaf.ingest import NotRead, list_sources
 from ugaf.ingest.tasks import TASKS, ours, unknown
 from ugaf.runner import RunOptions

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ingest_helpers import failures, good, picture, settings
 from web_server import WebServer, serving
 
-from ugaf import faults
-from ugaf.errors import StopRun
+from ugaf.base import faults
+from ugaf.base.errors import StopRun
 from ugaf.ingest import IngestedRow, fetching, list_sources, produce
 from ugaf.ingest.addresses import Hosts, what_is_wrong
 

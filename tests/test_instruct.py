@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 
 from stages.annotation.instruct import DEFAULT_TASKS, Instruct
-from ugaf import boxes, images
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.imaging import boxes, images
 from ugaf.stage import Row, RowError
 from ugaf.wording import asks, colours, params
 

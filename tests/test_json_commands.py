@@ -12,7 +12,7 @@ from report_parse import Parsed
 from tune_tools import FIRST, varied_run
 
 from ugaf import cli, config
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 
 KEEP = {"short_side": {"min": 50}}
 STAGES = [{"curation.resolution": {"keep": KEEP}}]

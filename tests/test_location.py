@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from ingest_helpers import picture
 from web_server import serving
 
-from ugaf import location
+from ugaf.base import location
+from ugaf.base.location import Location, scrub
 from ugaf.cli import main
 from ugaf.ingest import InputSettings, SourceRef
 from ugaf.ingest.places import Place
-from ugaf.location import Location, scrub
 from ugaf.pipeline_settings import PipelineSettings
 from ugaf.storage import Storage
 

@@ -1,4 +1,4 @@
-"""ugaf.marks: frames and crops, against pixels counted by hand."""
+"""ugaf.imaging.marks: frames and crops, against pixels counted by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import boxes, marks
+from ugaf.imaging import boxes, marks
 
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:

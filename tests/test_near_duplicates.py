@@ -21,9 +21,10 @@ from benchmarks import scenes
 from benchmarks.dedup import pack, random_signatures
 from stages.curation.near_duplicates import LINK, NearDuplicates
 from stages.curation.signature import Signature
-from ugaf import images, signatures
+from ugaf.base.errors import ConfigError
 from ugaf.dedup import alignment, embeddings, grid, links, search
-from ugaf.errors import ConfigError
+from ugaf.imaging import images
+from ugaf.measures import signatures
 from ugaf.stage import Failure, Row
 
 Edge = tuple[str, str]

@@ -20,8 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stages.refinement.likeness import Likeness
-from ugaf import images, pairs_alike, quality, signatures
-from ugaf.registration import reduce
+from ugaf.imaging import images
+from ugaf.imaging.registration import reduce
+from ugaf.measures import likeness as pairs_alike
+from ugaf.measures import quality, signatures
 from ugaf.stage import Row
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -14,8 +14,8 @@ from scipy import ndimage, signal
 from scipy.stats import entropy
 from skimage.color import rgb2hsv
 
-from ugaf import artifacts, photometry
-from ugaf.planes import Planes
+from ugaf.imaging.planes import Planes
+from ugaf.measures import artifacts, photometry
 
 RANGES = {
     "rgb_entropy": (0, 8),

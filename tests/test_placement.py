@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 from ugaf.models.editor import EditError, EditRequest
 from ugaf.models.placement import PlacementSettings, Prepared, WorkingSize, finish, prepare, with_place, working_size
 

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.curation.embed import Embed
 from stages.curation.predict import SCORES, Predict
-from ugaf import config, images
-from ugaf.errors import ConfigError, StopRun
+from ugaf import config
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.encoders import unit
 from ugaf.models.predictors import predict_all

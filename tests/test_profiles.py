@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from icc import ADOBE, P3, PRO_PHOTO, SRGB, grey_profile, matrix_profile, numbers_in
 from PIL import Image, ImageCms
 
-from ugaf import images, profiles
+from ugaf.imaging import images, profiles
 
 WIDE = {"Adobe RGB": ADOBE, "Display P3": P3, "ProPhoto": PRO_PHOTO}
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 from ugaf.progress import files, live, shown
 from ugaf.progress.files import RunLog
 from ugaf.progress.live import Call

@@ -21,7 +21,7 @@ from stages.annotation.instruct import Instruct
 from stages.annotation.screen import Screen
 from stages.refinement.score import Score
 from stages.refinement.verify import Verify
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models import editscore, prompts, screeners, verifiers, vlm_writer
 from ugaf.models.chat import ChatRequest
 from ugaf.models.detector import DetectQuery

@@ -19,9 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from stages.curation.provenance import Provenance
 from ugaf import rules
-from ugaf.content_credentials import Statement, decoded, statements
-from ugaf.metadata import Metadata, boxes, read
-from ugaf.provenance_tags import generator_named, provenance
+from ugaf.provenance.c2pa import Statement, decoded, statements
+from ugaf.provenance.metadata import Metadata, boxes, read
+from ugaf.provenance.tags import generator_named, provenance
 from ugaf.stage import Row
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8))

@@ -15,12 +15,13 @@ from stages.refinement.change_mask import ChangeMask
 from stages.refinement.rgb_entropy import RgbEntropy
 from stages.refinement.score import Score
 from stages.refinement.verify import Verify
-from ugaf import images, photometry, quality
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.imaging import images
+from ugaf.measures import photometry, quality
+from ugaf.measures.verification import Verdict, ramp, worst
 from ugaf.models.measures import MeasureScorer
 from ugaf.models.scorer import Pair
 from ugaf.stage import Row, Stage
-from ugaf.verification import Verdict, ramp, worst
 
 STAGES: list[Stage] = [
     stage(f"refinement.{name}")

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugaf import config, runner
+from ugaf.base.errors import ConfigError
 from ugaf.columns import SOURCES, Columns
 from ugaf.cutting import count_new, cut, listed
-from ugaf.errors import ConfigError
 from ugaf.storage import Storage
 from ugaf.view import RunView
 

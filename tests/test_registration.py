@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_editor import Redraw, local_edit, redraw
 
-from ugaf import registration
-from ugaf.registration import find_frame, fit_motion, on_one_grid, register
+from ugaf.imaging import registration
+from ugaf.imaging.registration import find_frame, fit_motion, on_one_grid, register
 
 
 def test_same_images_come_back_unresampled(photos: dict[str, np.ndarray]) -> None:

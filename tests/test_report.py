@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from report_fake import EDIT_SCHEMA, EDIT_STAGES, EVIL, FakeStage, FakeView, big_run, photo_run
 from report_parse import Parsed
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.report import charts, distributions, page, sample, thumbnails, write_report
 from ugaf.report.collect import collect, rule_of
 from ugaf.report.markup import Markup, element, join

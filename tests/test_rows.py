@@ -11,8 +11,8 @@ import pytest
 from engine_tools import counts, go, make_photos, pipeline
 
 from ugaf import withdrawal
+from ugaf.base.errors import UgafError
 from ugaf.cutting import cut
-from ugaf.errors import UgafError
 from ugaf.table import Choice, write
 from ugaf.view import RunView
 

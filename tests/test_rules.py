@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf import rules
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 
 SCHEMA = pa.schema(
     [

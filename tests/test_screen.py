@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stages.annotation.screen import Screen
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models.screen_faces import FaceFinder, Faces
 from ugaf.stage import Failure, Row
 

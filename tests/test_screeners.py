@@ -11,8 +11,8 @@ import pytest
 from chat_fakes import FakeChat, pictures_of, quotations, texts_of, unmarked
 
 from stages.annotation.screen import Screen
-from ugaf import images
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import images
 from ugaf.models import prompts, registry, screeners
 from ugaf.models.chat import ChatRequest
 from ugaf.models.chat.schemas import json_schema

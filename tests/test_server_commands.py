@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 from ugaf.models.servers import ModelServer
 from ugaf.models.servers.commands import command_line, environment, flags, gpus_used
 from ugaf.models.servers.keeper import BoundedLog

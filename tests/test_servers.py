@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from ugaf.errors import StopRun, UgafError
+from ugaf.base.errors import StopRun, UgafError
 from ugaf.models.chat import ChatRequest, Message, open_chat
 from ugaf.models.servers import ModelServer, ServerLink, supervised, supervisor
 from ugaf.models.servers.process import ServerProcess

@@ -14,7 +14,8 @@ from skimage import data
 from skimage.metrics import structural_similarity
 
 from stages.curation.signature import Signature
-from ugaf import images, signatures
+from ugaf.imaging import images
+from ugaf.measures import signatures
 from ugaf.stage import Failure, Row
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from engine_tools import counts, go, make_photos, pipeline, table
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.storage import Storage, parquet_bytes, read_parquet
 
 

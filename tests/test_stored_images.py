@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from engine_tools import go, make_photos, table
 
-from ugaf import config, images
+from ugaf import config
+from ugaf.base.errors import STOPPED
 from ugaf.cli import main
-from ugaf.errors import STOPPED
+from ugaf.imaging import images
 from ugaf.view import RunView
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ugaf import blending, boxes, images, inpaint
+from ugaf.imaging import blending, boxes, images, inpaint
 from ugaf.models import registry
 from ugaf.models.editor import Edit, EditObject, EditRequest
 from ugaf.models.templates import INVERTED, OPERATIONS, UNBOUNDED, TemplateEditor, oklab

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from stages.curation.text import Text, text_area
-from ugaf import config, images, runner
-from ugaf.errors import ConfigError, StopRun
+from ugaf import config, runner
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.readers import Line
+from ugaf.provenance.watermarks import pixel_box, watermark
 from ugaf.stage import Failure, Row
 from ugaf.view import RunView
-from ugaf.watermarks import pixel_box, watermark
 
 SEEN: list[tuple[int, ...]] = []
 """Shapes of the pictures that `Blocks` was given."""

@@ -72,7 +72,7 @@ WITHIN_A_CALL = {
     # module: what is compared there by identity. None of these objects leaves the process or outlives the call.
     "ugaf/config.py": {"c is not Stage"},
     "ugaf/commands/stages.py": {"default is PydanticUndefined"},
-    "ugaf/errors.py": {"option is not type(None)"},
+    "ugaf/base/errors.py": {"option is not type(None)"},
     "ugaf/dedup/grid.py": {"second is first"},
     "ugaf/models/templates/compose.py": {"other is chosen"},
     "ugaf/wording/donors.py": {"self._fragment.peers is not row.peers"},
@@ -80,7 +80,7 @@ WITHIN_A_CALL = {
     "ugaf/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
     "ugaf/progress/live.py": {"threading.current_thread() is not self._thread"},
     "ugaf/session.py": {"threading.current_thread() is not threading.main_thread()"},
-    "ugaf/yaml_files.py": {"id(node)"},
+    "ugaf/base/yaml_files.py": {"id(node)"},
 }
 
 

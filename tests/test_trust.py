@@ -12,8 +12,9 @@ import pytest
 import yaml
 from skimage import data
 
-from ugaf import config, images
-from ugaf.errors import UgafError
+from ugaf import config
+from ugaf.base.errors import UgafError
+from ugaf.imaging import images
 from ugaf.runner import RunOptions, run
 from ugaf.view import RunView
 

@@ -27,7 +27,7 @@ from tune_tools import (
 )
 
 from ugaf import config
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.tune import PATH, as_table, data, fit_page, tune, with_settings
 from ugaf.tune.funnel import predict
 from ugaf.tune.pictures import choose

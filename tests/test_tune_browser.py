@@ -15,7 +15,7 @@ import yaml
 from tune_tools import ALIKE, FAN, FIRST, LAST, SECOND, Written, linked_run, random_bounds, run_funnel, varied_run
 
 from ugaf import config
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.tune import data, tune
 from ugaf.tune.funnel import predict
 from ugaf.view import RunView

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.curation.validity import Validity
-from ugaf import images, layout_checks
+from ugaf.imaging import images
+from ugaf.measures import composition as layout_checks
 from ugaf.stage import Failure, Row
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from judges import GREY, WindowChat, number_of, pair_row, with_logprobs
 
 from stages.refinement.verify import Verify
-from ugaf import images
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import images
 from ugaf.models import prompts, registry, verifiers
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.chat.schemas import json_schema

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stages.annotation.instruct import Instruct
-from ugaf import boxes, images, marks
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import boxes, images, marks
 from ugaf.models import prompts, registry, vlm_writer, vlm_writer_answers
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.servers import ModelServer

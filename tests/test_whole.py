@@ -11,8 +11,9 @@ from engine_tools import counts, go, make_photos, table
 from PIL import Image
 from test_ingest_images import bad_files
 
-from ugaf import boxes, config
+from ugaf import config
 from ugaf.export import export
+from ugaf.imaging import boxes
 from ugaf.report import write_report
 from ugaf.view import RunView
 

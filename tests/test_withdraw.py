@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugaf import cli, withdrawal
+from ugaf.base.errors import UgafError
 from ugaf.config import Pipeline
 from ugaf.cutting import cut
-from ugaf.errors import UgafError
 from ugaf.export import export
 from ugaf.ingest import image_id
 from ugaf.progress.files import Heartbeat

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf import cli, config
+from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.commands.run import _check_nothing_waits
-from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.view import RunView, StageCounts
 
 STAGES = [{"curation.resolution": {"keep": {"short_side": {"min": 10}}}}]

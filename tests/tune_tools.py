@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config, images, record
+from ugaf import config, record
 from ugaf.columns import CHILDREN, SOURCES, Columns
 from ugaf.config import Pipeline
+from ugaf.imaging import images
 from ugaf.ingest import SourceRef
 from ugaf.ingest.produce import image_id
 from ugaf.storage import Storage, parquet_bytes

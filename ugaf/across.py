@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from ugaf.base.errors import UgafError
 from ugaf.columns import CHILDREN, Columns, children_table, part_schema
 from ugaf.config import INGEST, StageSpec
-from ugaf.errors import UgafError
 from ugaf.outcomes import stored
 from ugaf.stage import Row
 from ugaf.verdicts import FAILED, Fits, judge_all

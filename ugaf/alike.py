@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ugaf.errors import StopRun
+from ugaf.base.errors import StopRun
 
 NEARLY_ALL = 0.98
 """The share of the last rows that stops a run."""

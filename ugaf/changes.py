@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ugaf import yaml_files
-from ugaf.errors import ConfigError, nearest
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.pipeline_settings import PipelineSettings
 
 

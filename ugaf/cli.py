@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
     from ugaf import endings
-    from ugaf.errors import StopRun, UgafError
+    from ugaf.base.errors import StopRun, UgafError
 
     # A script's path lacks the working folder, which `python -m` has; last, so that nothing there hides a package.
     if os.getcwd() not in sys.path:

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 FACT = b"ugaf.code"
 """The key in a part's metadata."""
 OWN = frozenset({"ugaf", "stages"})
-DECODING = "ugaf.images"
+DECODING = "ugaf.imaging.images"
 """What every stage's pixels come from (`Row.photo`)."""
 MACHINERY = (
-    "ugaf", "ugaf.across", "ugaf.columns", "ugaf.commands", "ugaf.config", "ugaf.engine", "ugaf.errors", "ugaf.export",
-    "ugaf.failure", "ugaf.faults", "ugaf.ingest", "ugaf.location", "ugaf.models.registry", "ugaf.models.servers",
-    "ugaf.needs", "ugaf.origins", "ugaf.outcomes", "ugaf.progress", "ugaf.record", "ugaf.report", "ugaf.runner",
-    "ugaf.spec", "ugaf.stage", "ugaf.storage", "ugaf.tombstones", "ugaf.trust", "ugaf.tune", "ugaf.verdicts",
-    "ugaf.view", "ugaf.worker", "ugaf.yaml_files",
+    "ugaf", "ugaf.across", "ugaf.base.errors", "ugaf.base.failure", "ugaf.base.faults", "ugaf.base.location",
+    "ugaf.base.needs", "ugaf.base.yaml_files", "ugaf.columns", "ugaf.commands", "ugaf.config", "ugaf.engine",
+    "ugaf.export", "ugaf.ingest", "ugaf.models.registry", "ugaf.models.servers", "ugaf.origins", "ugaf.outcomes",
+    "ugaf.progress", "ugaf.record", "ugaf.report", "ugaf.runner", "ugaf.spec", "ugaf.stage", "ugaf.storage",
+    "ugaf.tombstones", "ugaf.trust", "ugaf.tune", "ugaf.verdicts", "ugaf.view", "ugaf.worker",
 )  # fmt: skip
 """Modules, and packages with all in them, that carry values and compute none."""
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ugaf.base.errors import StopRun, UgafError
+from ugaf.base.location import scrub
 from ugaf.code_digest import FACT, code_digest
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import StopRun, UgafError
 from ugaf.ingest import image_id, pair_id
-from ugaf.location import scrub
 from ugaf.origins import Runs, runs_of
 from ugaf.storage import Storage, light_columns, open_parquet, parquet_bytes
 from ugaf.tombstones import Tombstones

@@ -18,8 +18,9 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
-from ugaf import changes, naming, rules, trust, yaml_files
-from ugaf.errors import ConfigError, explain_validation, nearest
+from ugaf import changes, naming, rules, trust
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
 from ugaf.pipeline_settings import PipelineSettings

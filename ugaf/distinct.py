@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 from pydantic import Field, field_validator, model_validator
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.stage import Settings
 
 

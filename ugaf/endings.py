@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ugaf import faults
-from ugaf.errors import MANY_FAILED, NOTHING_KEPT, ConfigError, StopRun, UgafError
+from ugaf.base import faults
+from ugaf.base.errors import MANY_FAILED, NOTHING_KEPT, ConfigError, StopRun, UgafError
 from ugaf.view import StageCounts
 
 GOES_ON = "what is done is kept, and the same command goes on from there"

@@ -19,8 +19,8 @@ from typing import Any
 
 from ugaf.across import RunRows, run_stage
 from ugaf.alike import Alike, AlikeError
+from ugaf.base.errors import STOPPED, StopRun, UgafError
 from ugaf.config import Pipeline
-from ugaf.errors import STOPPED, StopRun, UgafError
 from ugaf.monitor import BatchedJournal, Monitor
 from ugaf.plan import Group, left_by_servers, servers_during, size_pools
 from ugaf.session import machine

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from ugaf import distinct, yaml_files
+from ugaf import distinct
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.columns import Columns, FragmentValues
 from ugaf.config import StageSpec
-from ugaf.errors import ConfigError, UgafError
 from ugaf.record import RUN_FILE
 from ugaf.rules import DISTINCT, Rule
 from ugaf.storage import Storage

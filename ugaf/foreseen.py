@@ -9,15 +9,15 @@ import os
 from typing import Any
 
 from ugaf import record
+from ugaf.base.errors import UgafError
+from ugaf.base.needs import install_hint
 from ugaf.code_digest import made_by_other_code
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import count_new
-from ugaf.errors import UgafError
 from ugaf.export import earlier
 from ugaf.ingest import NotRead
 from ugaf.models import registry
 from ugaf.models.servers import ModelServer, reserved
-from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.recomputed import changes
 from ugaf.runner import RunOptions, pending_work, restricted

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ugaf.alike import Alike, AlikeError, FailedRow, Window
-from ugaf.errors import STOPPED
+from ugaf.base.errors import STOPPED
 
 ONWARD = "onward"
 """Among a stage's counts: rows that it handed on to the next stage (one that fans out makes several of one)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ugaf.location import Location
+from ugaf.base.location import Location
 
 if TYPE_CHECKING:
     from ugaf.ingest import InputSettings

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from ugaf.alike import FailedRow
+from ugaf.base.failure import Failure, at_once
 from ugaf.columns import CHILDREN, heavy_columns
 from ugaf.config import StageSpec
-from ugaf.failure import Failure, at_once
 from ugaf.rules import Rule
 from ugaf.rules import judge as broken_rules
 from ugaf.stage import Outcome, Row, Stage

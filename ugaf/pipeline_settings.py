@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ugaf import location
+from ugaf.base import location
 from ugaf.export import ExportSettings
 from ugaf.ingest import InputSettings
 from ugaf.models.servers import ModelServer

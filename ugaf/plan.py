@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ugaf.base.errors import UgafError
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import UgafError
 from ugaf.models.servers import reserved
 
 MACHINE_SHARE = 0.9

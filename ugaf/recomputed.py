@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ugaf import trust
+from ugaf.base.errors import UgafError
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import UgafError
 from ugaf.models import registry
 from ugaf.models.servers import ModelServer
 

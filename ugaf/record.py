@@ -17,15 +17,16 @@ from typing import Any
 
 import yaml
 
-from ugaf import __version__, rules, yaml_files
+from ugaf import __version__, rules
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, UgafError
+from ugaf.base.versions import package_versions
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
-from ugaf.errors import ConfigError, UgafError
 from ugaf.ingest import save_listing
 from ugaf.origins import UNKNOWN, Origin
 from ugaf.storage import Storage
 from ugaf.verdicts import Fits
-from ugaf.versions import package_versions
 
 RUN_FILE = "run.yaml"
 

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.types as pat
 from pydantic import ValidationError
 
+from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.distinct import Distinct, Losers, check_links
-from ugaf.errors import ConfigError, explain_validation, nearest
 
 DISTINCT = "distinct"
 _NUMERIC = ("min", "max", "min_quantile", "max_quantile")

@@ -11,20 +11,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ugaf import faults, record, withdrawal
+from ugaf import record, withdrawal
 from ugaf.across import rows_of, run_stage
 from ugaf.alike import Alike, shape
+from ugaf.base import faults
+from ugaf.base.errors import ConfigError, StopRun, UgafError
+from ugaf.base.needs import install_hint
 from ugaf.code_digest import made_by_other_code
 from ugaf.columns import Columns
 from ugaf.config import INGEST, Pipeline
 from ugaf.cutting import listed
 from ugaf.engine import MakeTask, RayEngine, run_inline, watched
-from ugaf.errors import ConfigError, StopRun, UgafError
 from ugaf.fitting import check_recorded
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
 from ugaf.monitor import Monitor
-from ugaf.needs import install_hint
 from ugaf.plan import Group, segments, servers_during, servers_of
 from ugaf.progress.watcher import Watcher
 from ugaf.session import Session, cluster_address

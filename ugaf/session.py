@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from ugaf.errors import StopRun
+from ugaf.base.errors import StopRun
 from ugaf.plan import Machine
 
 OBJECT_STORE_BYTES = 160 << 20

@@ -13,9 +13,9 @@ import pyarrow.types as pat
 from pydantic import Field
 
 from ugaf import rules
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.needs import Needs
 from ugaf.models import registry
-from ugaf.needs import Needs
 from ugaf.stage import Settings, Stage
 
 INGEST = "ingest"

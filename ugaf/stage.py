@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf import images
-from ugaf.failure import Failure as Failure
-from ugaf.failure import RowError as RowError
-from ugaf.failure import each
+from ugaf.base.failure import Failure as Failure
+from ugaf.base.failure import RowError as RowError
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs, together
+from ugaf.imaging import images
 from ugaf.models import registry
-from ugaf.needs import Needs, together
 
 if TYPE_CHECKING:
     from ugaf.across import RunRows

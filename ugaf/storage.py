@@ -23,9 +23,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ugaf import faults, location
-from ugaf.errors import ConfigError
-from ugaf.location import Location, scrub
+from ugaf.base import faults, location
+from ugaf.base.errors import ConfigError
+from ugaf.base.location import Location, scrub
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from ugaf.base.errors import ConfigError
 from ugaf.columns import SOURCES, heavy_columns, part_schema
 from ugaf.config import INGEST
-from ugaf.errors import ConfigError
 from ugaf.storage import Storage
 from ugaf.tombstones import WITHDRAWN
 from ugaf.view import RunView

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 from ugaf.storage import Storage
 
 FILE = "withdrawn.json"

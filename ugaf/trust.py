@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 
 VARIABLE = "UGAF_TRUST"
 """Packages that are trusted in every call, with commas between them."""

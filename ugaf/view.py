@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ugaf import location, naming, record, rules
+from ugaf import naming, record, rules
 from ugaf.addressing import search, source_names
+from ugaf.base import location
+from ugaf.base.errors import UgafError, nearest
 from ugaf.columns import Columns, FragmentValues, part_schema
 from ugaf.config import INGEST, Pipeline, parse
-from ugaf.errors import UgafError, nearest
 from ugaf.fitting import fit
 from ugaf.storage import Storage
 from ugaf.trust import only as trusting

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 
 from ugaf import erasing, record, tombstones
 from ugaf.addressing import WHOLE, Match, search
+from ugaf.base.errors import UgafError
 from ugaf.columns import REFS, SOURCES, Columns
 from ugaf.config import INGEST
 from ugaf.cutting import source_digest
 from ugaf.erasing import Gone
-from ugaf.errors import UgafError
 from ugaf.ingest import SourceRef, failed_id
 from ugaf.storage import Storage
 from ugaf.survey import survey

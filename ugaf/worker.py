@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ugaf import faults, ingest, location
+from ugaf import ingest
 from ugaf.alike import AlikeError, FailedRow
+from ugaf.base import faults, location
+from ugaf.base.errors import StopRun, UgafError
 from ugaf.buffer import Buffer
 from ugaf.code_digest import code_digest
 from ugaf.columns import REFS, Columns, part_schema
 from ugaf.config import INGEST, Pipeline, StageSpec
-from ugaf.errors import StopRun, UgafError
 from ugaf.loader import Entry, Loader, by_base
 from ugaf.models.servers import Servers
 from ugaf.monitor import MERGED, ONWARD, Blame, Journal

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ugaf import images, photometry
+from ugaf.imaging import images
+from ugaf.measures import photometry
 
 SIDE = 256
 

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from ugaf import boxes, images, stage
-from ugaf.errors import ConfigError, nearest
-from ugaf.failure import Failure, at_once, each
+from ugaf import stage
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.failure import Failure, at_once, each
+from ugaf.base.needs import Needs, together
+from ugaf.imaging import boxes, images
 from ugaf.models import registry
 from ugaf.models.detector import Detection, Detector, DetectQuery, phrases
-from ugaf.needs import Needs, together
 from ugaf.stage import Outcome, Row
 
 OBJECT = pa.struct(

@@ -21,8 +21,8 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ugaf import stage
-from ugaf.errors import nearest
-from ugaf.failure import Failure, attempt
+from ugaf.base.errors import nearest
+from ugaf.base.failure import Failure, attempt
 from ugaf.models import registry
 from ugaf.stage import Outcome, Row
 from ugaf.wording import asks, layout, sampling

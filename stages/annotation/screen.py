@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.failure import Failure, attempt
+from ugaf.base.failure import Failure, attempt
 from ugaf.models import registry, screen_rules
 from ugaf.models.registry import ScreenerSpec
 from ugaf.models.screen_faces import Faces

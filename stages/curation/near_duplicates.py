@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from ugaf import signatures, stage
+from ugaf import stage
 from ugaf.across import RunRows
+from ugaf.base.needs import Needs
 from ugaf.dedup import grid, storing
-from ugaf.needs import Needs
+from ugaf.measures import signatures
 
 LINK = pa.struct(
     [

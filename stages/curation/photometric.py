@@ -2,7 +2,8 @@
 
 FineEdit (arXiv 2604.10954, section 4, Data Curation) drops photographs of poor saturation, poor clarity or low RGB
 entropy; FireRed-Image-Edit (section 2.2.2) judges by brightness, contrast, texture, noise and the like. The formulas
-are in `ugaf.photometry` and `ugaf.artifacts`; where the default limits come from is in docs/stages.md.
+are in `ugaf.measures.photometry` and `ugaf.measures.artifacts`; where the default limits come from is in
+docs/stages.md.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from ugaf import artifacts, photometry, stage
-from ugaf.errors import nearest
+from ugaf import stage
+from ugaf.base.errors import nearest
+from ugaf.measures import artifacts, photometry
 
 DESCRIPTORS = (
     "rgb_entropy",

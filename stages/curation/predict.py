@@ -15,11 +15,11 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ugaf import stage
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
+from ugaf.base.needs import Needs, together
 from ugaf.models import registry
 from ugaf.models.encoders import photo_of
 from ugaf.models.predictors import predict_all
-from ugaf.needs import Needs, together
 from ugaf.stage import Failure, Outcome, Row
 
 SCORES = ("aesthetic", "iqa", "nsfw", "generated")

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf import metadata, provenance_tags, stage
+from ugaf import stage
+from ugaf.provenance import metadata
+from ugaf.provenance import tags as provenance_tags
 
 
 class Provenance(stage.Stage):

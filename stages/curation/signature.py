@@ -1,6 +1,6 @@
 """What a photograph looks like in 264 bytes, by which `curation.near_duplicates` finds its copies.
 
-The 256 lowest frequencies of its luma: see `ugaf.signatures`.
+The 256 lowest frequencies of its luma: see `ugaf.measures.signatures`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
-from ugaf import signatures, stage
+from ugaf import stage
+from ugaf.measures import signatures
 
 WORKING_SIDE = 256
 """The same small copy of the photograph that `curation.photometric` measures by default: decoded once for both."""

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf import stage, watermarks
-from ugaf.boxes import crop
-from ugaf.failure import Failure, at_once, each
+from ugaf import stage
+from ugaf.base.failure import Failure, at_once, each
+from ugaf.imaging.boxes import crop
 from ugaf.models import registry
 from ugaf.models.readers import Line, Reader
+from ugaf.provenance import watermarks
 from ugaf.stage import Outcome, Row
 
 

@@ -1,7 +1,7 @@
 """Is the picture one upright photograph, and not a collage, a framed print, a tilted canvas or a sheet of codes?
 
 FireRed-Image-Edit (section 2.2.3, content validity) drops such pictures before anything is made of them; NeMo Curator
-publishes a limit for QR codes. The measures are in `ugaf.layout_checks`, each from the pixels alone.
+publishes a limit for QR codes. The measures are in `ugaf.measures.composition`, each from the pixels alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf import layout_checks, stage
+from ugaf import stage
+from ugaf.measures import composition as layout_checks
 
 
 class Validity(stage.Stage):

@@ -20,13 +20,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 
-from ugaf import images, stage
-from ugaf.errors import nearest
-from ugaf.failure import each, through
+from ugaf import stage
+from ugaf.base.errors import nearest
+from ugaf.base.failure import each, through
+from ugaf.base.needs import Needs, together
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.editor import Edit, EditObject, Editor, EditRequest
 from ugaf.models.registry import EngineOf
-from ugaf.needs import Needs, together
 from ugaf.stage import Failure, Outcome, Row, RowError
 
 ONLY = ""

@@ -1,7 +1,7 @@
 """Refinement 1: is the change where it was asked for? (FineEdit, arXiv 2604.10954, sec. 3, step one of refinement.)
 
-The change mask is measured from the pair alone (`ugaf.change`), without a look at the target box, and then compared
-with it.
+The change mask is measured from the pair alone (`ugaf.measures.change`), without a look at the target box, and then
+compared with it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from ugaf import boxes, images
-from ugaf.change import Drift, detect_change
+from ugaf.imaging import boxes, images
+from ugaf.measures.change import Drift, detect_change
 from ugaf.stage import Range, Row, Stage
 
 GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from ugaf import pairs_alike
-from ugaf.change import SIDE
-from ugaf.registration import Registration, reduce, register
+from ugaf.imaging.registration import Registration, reduce, register
+from ugaf.measures import likeness as pairs_alike
+from ugaf.measures.change import SIDE
 from ugaf.stage import Outcome, Range, Row, Stage
 
 

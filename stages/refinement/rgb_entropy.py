@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf import boxes
-from ugaf.photometry import rgb_entropy
+from ugaf.imaging import boxes
+from ugaf.measures.photometry import rgb_entropy
 from ugaf.stage import Range, Row, Stage
 
 

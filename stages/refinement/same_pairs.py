@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf import pairs_alike, stage
+from ugaf import stage
 from ugaf.across import RunRows
 from ugaf.dedup import grid, storing
+from ugaf.measures import likeness as pairs_alike
 
 LINK = pa.struct([("id", pa.string()), ("source", pa.float32()), ("change", pa.float32())])
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.failure import through
+from ugaf.base.failure import through
 from ugaf.models import registry
 from ugaf.models.pairs import Pair, prepare, unshared
 from ugaf.models.registry import ScorerSpec

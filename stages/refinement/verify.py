@@ -1,8 +1,8 @@
 """Refinement 3: was it done, and was the rest left alone? (FineEdit, arXiv 2604.10954, sec. 3: two-scale verification.)
 
 The paper asks a vision-language model: engine "vlm". The embedded verifier "rules" asks measurements
-(`ugaf.verification`) and cannot read meaning. Which of them it was says the column `verifier`. Fidelity outside the
-target is measured for both.
+(`ugaf.measures.verification`) and cannot read meaning. Which of them it was says the column `verifier`. Fidelity
+outside the target is measured for both.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf import boxes, images, quality, stage
-from ugaf.boxes import Box
-from ugaf.failure import through
+from ugaf import stage
+from ugaf.base.failure import through
+from ugaf.imaging import boxes, images
+from ugaf.imaging.boxes import Box
+from ugaf.measures import quality
 from ugaf.models import registry
 from ugaf.models.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.registry import VerifierSpec

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from chat_server import ChatServer, Fault
 
-from ugaf import images, stage
+from ugaf import stage
 from ugaf.bench.__main__ import main
+from ugaf.imaging import images
 from ugaf.models.editor import Edit, EditRequest
 from ugaf.models.readers import Line
 from ugaf.stage import Failure

@@ -23,10 +23,10 @@ from chat_server import ALWAYS, Fault, picture_urls
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import images
+from ugaf.base.errors import ConfigError
 from ugaf.bench.difference import difference_box
 from ugaf.bench.pairs import load_pairs
-from ugaf.errors import ConfigError
+from ugaf.imaging import images
 from ugaf.stage import RowError
 
 HERE = Path(__file__).parent

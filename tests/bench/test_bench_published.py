@@ -17,10 +17,10 @@ from chat_server import picture_urls
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import images
+from ugaf.base.errors import ConfigError
 from ugaf.bench.protocols import capped
 from ugaf.bench.published import load_gedit, load_imgedit, load_rededit
-from ugaf.errors import ConfigError
+from ugaf.imaging import images
 
 # ImgEdit-Bench --------------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ def test_rededits_item_format_parses_in_both_languages(tmp_path: Path) -> None:
 
 
 def test_rededit_averages_tasks_and_names_ocr_as_missing_without_a_reader(tmp_path: Path, monkeypatch: Any) -> None:
-    from ugaf import needs
+    from ugaf.base import needs
 
     monkeypatch.setattr(needs, "_installed", lambda module: module != "rapidocr_onnxruntime")
     folder, out = rededit_set(tmp_path / "bench"), tmp_path / "out"

@@ -12,8 +12,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ugaf.base.errors import ConfigError
 from ugaf.bench.metrics import Clip, Lpips, load_clip
-from ugaf.errors import ConfigError
 
 BOX = (30, 20, 70, 60)
 

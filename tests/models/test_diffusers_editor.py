@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from skimage import data
 
 from tests.models import tiny_editors
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.models.diffusion.engine import DiffusersEditor
 from ugaf.models.editor import Edit, EditRequest

@@ -16,8 +16,9 @@ import transformers
 from PIL import Image
 
 from stages.curation.embed import Embed
-from ugaf import config, images, runner
-from ugaf.errors import ConfigError, StopRun
+from ugaf import config, runner
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.encoders import open_encoder
 from ugaf.models.encoders.torchscript_engine import TorchScriptEncoder

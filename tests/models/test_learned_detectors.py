@@ -19,8 +19,8 @@ import transformers
 from PIL import Image
 
 from stages.annotation.detect import Detect
-from ugaf import boxes, images
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.imaging import boxes, images
 from ugaf.models.detector import Detection, DetectQuery
 from ugaf.models.detectors import mmdet_engine, ultralytics_engine
 from ugaf.models.detectors.transformers_engine import OWL_PROMPT, TransformersDetector

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stages.curation.predict import Predict
-from ugaf import images
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.imaging import images
 from ugaf.models.encoders import transformers_engine
 from ugaf.models.predictors.classifier import ClassifierPredictor
 from ugaf.stage import Failure, Row

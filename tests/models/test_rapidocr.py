@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stages.curation.text import Text
-from ugaf import boxes, images
+from ugaf.imaging import boxes, images
 from ugaf.models import registry
 from ugaf.stage import Failure, Row
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from chat_server import ALWAYS, ChatServer, Fault, picture_urls
 
-from ugaf import images
-from ugaf.errors import StopRun
+from ugaf.base.errors import StopRun
+from ugaf.imaging import images
 from ugaf.stage import Failure
 from ugaf.trainer.rl.judge import Judge
 from ugaf.trainer.rl.rewards import HIDDEN, Case, rewards

@@ -19,7 +19,7 @@ import torch
 import yaml
 from training_tools import ROOT, TINY, make_shards
 
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.stage import Failure
 from ugaf.trainer.build import build
 from ugaf.trainer.data import Loader

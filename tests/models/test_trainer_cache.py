@@ -14,7 +14,7 @@ import torch
 from shard_tools import record, records, settings, write
 from test_trainer_loader import TOKENS, with_bad
 
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.trainer.data import Batch, DataSettings, Loader, Plan, open_index, write_cache
 from ugaf.trainer.data.buffers import Buffers
 from ugaf.trainer.data.cache import describe

@@ -20,10 +20,10 @@ import pytest
 import torch
 from shard_tools import BOX, picture, record, records, settings, with_references, write
 
-from ugaf import boxes as box_tools
-from ugaf import images
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.export.rows import Blob
+from ugaf.imaging import boxes as box_tools
+from ugaf.imaging import images
 from ugaf.trainer.data import Batch, CorruptDataError, DataSettings, Loader, Plan, open_index
 from ugaf.trainer.data.geometry import Fit
 

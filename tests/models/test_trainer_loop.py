@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from training_tools import TINY, config, group, make_shards, metrics, start
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer import __main__ as command
 from ugaf.trainer.build import build
 from ugaf.trainer.checkpoints import Checkpoints

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import boxes as box_tools
-from ugaf.boxes import Box
+from ugaf.imaging import boxes as box_tools
+from ugaf.imaging.boxes import Box
 from ugaf.trainer.data.geometry import Bucket, Fit, UnsuitableError, buckets_for, choose, choose_many, cropped
 
 SIDES = st.integers(4, 90)

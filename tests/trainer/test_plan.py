@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from shard_tools import index_of, settings
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.data.plan import Microbatch, Plan
 
 SIZES = [(1024, 1024), (1200, 800), (800, 1200), (1920, 1080), (3000, 700)]

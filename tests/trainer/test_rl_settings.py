@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.rl.settings import PostSettings, load, parse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from shard_tools import BOX, json_of, picture, record, records, rewrite, settings, with_references, write
 
-from ugaf import images
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.export.rows import Blob
+from ugaf.imaging import images
 from ugaf.trainer.data.draws import keys_of
 from ugaf.trainer.data.plan import Plan
 from ugaf.trainer.data.records import CorruptSampleError, Draw, Example, Record, example, read_chunk

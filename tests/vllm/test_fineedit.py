@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_detectors
 import tiny_editors
 
-from ugaf import config, images, runner
+from ugaf import config, runner
 from ugaf.columns import heavy_columns, part_schema
 from ugaf.export import export
+from ugaf.imaging import images
 from ugaf.view import RunView
 
 REASONS = {"ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible"}

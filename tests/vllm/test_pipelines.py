@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from engine_tools import counts, go, pipeline, table
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.wording.layout import TASKS
 
 VERDICTS = {"ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible"}

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from stages.annotation.screen import Screen
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models import editscore, screeners, verifiers, vlm_writer_answers
 from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, open_chat

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from ugaf.balance.settings import MISSING, category_text
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from ugaf.config import Pipeline

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
 from ugaf.stage import Settings
 
 OTHER = "other"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ugaf.balance.settings import NATURAL, OTHER, BalanceSettings
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 
 Counts = Mapping[str, int]
 

@@ -19,7 +19,7 @@ PROTOCOLS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; errors meant for the user are printed without a traceback. Returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    from ugaf.errors import STOPPED, StopRun, UgafError, nearest
+    from ugaf.base.errors import STOPPED, StopRun, UgafError, nearest
 
     if given and not given[0].startswith("-") and given[0] not in PROTOCOLS:
         print(f"ugaf.bench: unknown protocol {given[0]!r}{nearest(given[0], PROTOCOLS)}", file=sys.stderr)
@@ -111,8 +111,8 @@ def _options(parser: argparse.ArgumentParser, protocol: str) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Any:
+    from ugaf.base.errors import ConfigError
     from ugaf.bench.settings import BenchSettings, judge_of, models_of
-    from ugaf.errors import ConfigError
 
     for name in ("limit", "batch", "max_tokens"):
         value = getattr(options, name)
@@ -131,8 +131,8 @@ def _settings(options: argparse.Namespace) -> Any:
 
 def _mapping(text: str | None, option: str) -> Mapping[str, Any] | None:
     """A mapping given as YAML on the command line, or in a file."""
+    from ugaf.base.errors import ConfigError
     from ugaf.bench.settings import yaml_of
-    from ugaf.errors import ConfigError
 
     if text is None:
         return None

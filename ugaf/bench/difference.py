@@ -1,8 +1,8 @@
 """The box of a benchmark pair, from the difference of its two pictures (FineEdit-1k; arXiv 2604.10954).
 
 The paper's steps: pixel-wise difference, filtering, erosion, dilation, binary mask, largest rectangular region. It
-publishes no constants; those here are ours. This is not `ugaf.change`, which finds the change in pairs that a model
-redrew: a benchmark's box must follow from the published protocol, and its pairs are aligned.
+publishes no constants; those here are ours. This is not `ugaf.measures.change`, which finds the change in pairs that a
+model redrew: a benchmark's box must follow from the published protocol, and its pairs are aligned.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 from ugaf.stage import RowError
 
 SIDE = 1024

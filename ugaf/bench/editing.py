@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ugaf import images
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.failure import Failure, attempt
+from ugaf.base.needs import install_hint
 from ugaf.bench import protocols
 from ugaf.bench.items import Benchmark, Item, Pictures, chunks
 from ugaf.bench.settings import BenchSettings, link_to
 from ugaf.bench.store import Store
-from ugaf.errors import ConfigError, nearest
-from ugaf.failure import Failure, attempt
+from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.editor import Edit, Editor, EditRequest
 from ugaf.models.pairs import seed_of
-from ugaf.needs import install_hint
 
 DATASET = "dataset"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.stage import Failure
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

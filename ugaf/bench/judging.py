@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.needs import install_hint
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.pairs import seed_of
 from ugaf.models.servers import ServerLink
-from ugaf.needs import install_hint
 from ugaf.stage import Failure
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import boxes, quality
-from ugaf.boxes import Box
-from ugaf.errors import ConfigError
-from ugaf.needs import install_hint
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import install_hint
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
+from ugaf.measures import quality
 
 WINDOW = 11
 """Side of SSIM's window (Gaussian, sigma 1.5)."""

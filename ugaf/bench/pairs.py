@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ugaf.base.errors import ConfigError
 from ugaf.bench.items import Benchmark, Item, Pictures
-from ugaf.errors import ConfigError
 from ugaf.ingest import InputSettings, SourceRef, list_sources
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.loading import PutOff, load

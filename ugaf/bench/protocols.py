@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 
-from ugaf import boxes
+from ugaf.base.needs import install_hint
 from ugaf.bench import criteria, lettering, metrics, published
 from ugaf.bench.criteria import Criterion
 from ugaf.bench.difference import difference_box
@@ -20,13 +20,13 @@ from ugaf.bench.items import Benchmark, Item
 from ugaf.bench.judging import Judge, OneOfFive, ThreeOfFive, TwoOfTen
 from ugaf.bench.pairs import load_pairs
 from ugaf.bench.settings import BenchSettings
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.models import registry
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer
 from ugaf.models.prompts import quoted
-from ugaf.needs import install_hint
 from ugaf.stage import Failure, RowError
 
 GREY = 128

@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.bench.items import Benchmark, Item, Pictures
-from ugaf.errors import ConfigError, nearest
 from ugaf.ingest.pair_cells import image_cell
 from ugaf.ingest.sources import RecordError
 from ugaf.stage import Failure

@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import ugaf
+from ugaf.base.versions import package_versions
 from ugaf.bench.items import Item
 from ugaf.bench.judging import Judge
 from ugaf.bench.settings import BenchSettings
-from ugaf.versions import package_versions
 
 if TYPE_CHECKING:
     from ugaf.bench.protocols import Protocol

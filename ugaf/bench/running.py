@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ugaf import images
+from ugaf.base.failure import Failure, attempt
 from ugaf.bench import report
 from ugaf.bench.editing import Edits, edits_of
 from ugaf.bench.items import Benchmark, Item, Pictures, chunks
@@ -16,7 +16,7 @@ from ugaf.bench.protocols import PROTOCOLS, Case, Protocol, Values
 from ugaf.bench.report import Result
 from ugaf.bench.settings import BenchSettings
 from ugaf.bench.store import Store, digest
-from ugaf.failure import Failure, attempt
+from ugaf.imaging import images
 
 CHUNK = 16
 """Items whose pictures are in memory at once."""

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ugaf import yaml_files
-from ugaf.errors import ConfigError, explain_validation, nearest
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.models.servers import ModelServer, ServerLink
 
 

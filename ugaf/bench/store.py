@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.storage import Storage
 
 RUN = "run.json"

@@ -6,8 +6,8 @@ import json
 from argparse import Namespace
 
 from ugaf import config
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.config import Pipeline
-from ugaf.errors import ConfigError, UgafError
 from ugaf.record import RUN_FILE
 from ugaf.runner import RunOptions
 from ugaf.storage import Storage

@@ -18,9 +18,9 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ugaf import config
+    from ugaf.base.errors import ConfigError, nearest
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
-    from ugaf.errors import ConfigError, nearest
     from ugaf.pipeline_settings import ReportSettings
     from ugaf.report import write_report
 

@@ -114,9 +114,9 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
 
 def _check_nothing_waits(counts: Sequence[StageCounts], done: Mapping[str, int]) -> None:
     """Raises what is known of rows that are pending after a run that was not stopped."""
+    from ugaf.base.errors import StopRun
     from ugaf.config import INGEST
     from ugaf.endings import UnfinishedError
-    from ugaf.errors import StopRun
 
     waiting = {stage.name: stage.pending for stage in counts if stage.pending}
     if not waiting:

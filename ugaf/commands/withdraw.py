@@ -33,9 +33,9 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ugaf import withdrawal
+    from ugaf.base.errors import UgafError
     from ugaf.commands import asked
     from ugaf.commands.terminal import console
-    from ugaf.errors import UgafError
 
     listed = _lines(options.list) if options.list else []
     if not (options.what or listed):
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_nobody_works(view: RunView) -> None:
     """A call at work has photographs in hand, and would write again what is erased here."""
-    from ugaf.errors import StopRun
+    from ugaf.base.errors import StopRun
     from ugaf.progress.files import last_call
 
     call = last_call(view.storage)
@@ -74,7 +74,7 @@ def _lines(path: str) -> list[str]:
     """The lines of a file that hold something; # begins a comment line."""
     import sys
 
-    from ugaf.errors import UgafError
+    from ugaf.base.errors import UgafError
 
     try:
         if path == "-":

@@ -16,9 +16,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from ugaf import signatures
 from ugaf.dedup import search
-from ugaf.signatures import Floats
+from ugaf.measures import signatures
+from ugaf.measures.signatures import Floats
 
 FREQUENCIES = 12
 """Half waves along each axis that are compared: a window of 90 % of a photograph is known up to 0.9 x 15."""
@@ -43,7 +43,7 @@ def compare(first: Floats, second: Floats, flips: bool = False) -> dict[str, np.
     """Compare photographs pair by pair, at the best window; the order of the two does not matter.
 
     Args:
-        first, second: coefficients float32 (n, 256), see `ugaf.signatures`.
+        first, second: coefficients float32 (n, 256), see `ugaf.measures.signatures`.
         flips: a mirrored copy counts as a copy.
 
     Returns: arrays (n,). distance: int32, differing bits of 96. similarity: float32, whitened cosine, -1..1. psnr:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ugaf.signatures import Floats
+from ugaf.measures.signatures import Floats
 
 Vectors = NDArray[np.float16]
 FLAT = 20_000

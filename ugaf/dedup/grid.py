@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ugaf import signatures
 from ugaf.across import RunRows
 from ugaf.dedup import alignment, embeddings, search
 from ugaf.dedup.links import Links, join, reduced
-from ugaf.signatures import Floats
+from ugaf.measures import signatures
+from ugaf.measures.signatures import Floats
 
 Packed = NDArray[np.uint8]
 Flags = NDArray[np.bool_]

@@ -23,8 +23,8 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from ugaf import signatures
-from ugaf.signatures import Floats
+from ugaf.measures import signatures
+from ugaf.measures.signatures import Floats
 
 TABLES, KEY_BITS = 4, 24
 BITS = TABLES * KEY_BITS

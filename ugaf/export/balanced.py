@@ -18,7 +18,7 @@ import pyarrow as pa
 from ugaf import balance as arithmetic
 from ugaf.balance import OTHER, Account, BalanceSettings, Category, Census, Sample, sampling
 from ugaf.balance.settings import NATURAL
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 from ugaf.export import split
 from ugaf.export.settings import ExportSettings
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ugaf.base.location import Location
 from ugaf.export import balanced, folder
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
 from ugaf.export.products import PAIRS, PHOTOGRAPHS, Product
 from ugaf.export.settings import ExportSettings
 from ugaf.export.split import OTHER_SPLIT
-from ugaf.location import Location
 
 if TYPE_CHECKING:
     from ugaf.export.rows import Plan

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ugaf import images
 from ugaf.export import provenance, rows, split
 from ugaf.export.columns import PHOTOGRAPH, Column
 from ugaf.export.rows import CHUNK_ROWS, Blob, Plan
 from ugaf.export.settings import ExportSettings
+from ugaf.imaging import images
 
 if TYPE_CHECKING:
     from ugaf.view import RunView

@@ -8,7 +8,7 @@ lie together in the stored columns, and their edits should not all follow each o
 Bytes are handed on as they are wherever any reader sees in them what ugaf saw. Where one that only decodes would not
 (EXIF rotation, CMYK, alpha, 16 bits: pixels or size would not fit the other image and the boxes), they become a PNG of
 exactly the pixels that the pipeline worked on, and the row says so. So does an edited image of another size than its
-source's: on the source's grid (see `ugaf.registration`), unless the settings want it as it came.
+source's: on the source's grid (see `ugaf.imaging.registration`), unless the settings want it as it came.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ugaf import images, registration
 from ugaf.export import balanced, provenance, split
 from ugaf.export import columns as export_columns
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import CORE_NAMES, Column
 from ugaf.export.settings import ExportSettings
+from ugaf.imaging import images, registration
 
 if TYPE_CHECKING:
     from ugaf.view import RunView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from ugaf.balance.settings import BalanceSettings
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
 from ugaf.export.adapters import ADAPTERS, NEEDS_PARQUET
 from ugaf.stage import Settings
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ugaf
 from ugaf.balance.categories import source_kind
+from ugaf.base.versions import package_versions
 from ugaf.export import balanced, folder
 from ugaf.export.adapters import ADAPTERS
 from ugaf.export.folder import Folder
@@ -19,7 +20,6 @@ from ugaf.export.products import Exported, Product, Reading
 from ugaf.export.settings import ExportSettings
 from ugaf.export.split import SPLITS
 from ugaf.export.webdataset import WebDatasetShards
-from ugaf.versions import package_versions
 
 if TYPE_CHECKING:
     from ugaf.export.rows import Plan

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from ugaf.base.location import Location
 from ugaf.ingest.addresses import ForbiddenError, Hosts
 from ugaf.ingest.fetching import fetch
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Place, split_glob
 from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.ingest.web import Web, host_of, origin_of
-from ugaf.location import Location
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LONGEST = 16_384

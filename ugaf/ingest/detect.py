@@ -7,8 +7,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ugaf.errors import ConfigError
-from ugaf.faults import raise_if_service
+from ugaf.base.errors import ConfigError
+from ugaf.base.faults import raise_if_service
 from ugaf.ingest import samples
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.lists import list_columns

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ugaf import faults
+from ugaf.base import faults
+from ugaf.base.location import Location
 from ugaf.ingest.sources import SourceError
 from ugaf.ingest.web import Answer, HttpError, Web, host_of
-from ugaf.location import Location
 
 QUIET_S = 60.0
 """A host that gave no answer is left alone for so long."""

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ugaf import location
-from ugaf.errors import nearest
+from ugaf.base import location
+from ugaf.base.errors import nearest
 from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.stage import Settings
 

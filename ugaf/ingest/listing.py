@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.ingest import samples
 from ugaf.ingest.access import is_below
 from ugaf.ingest.detect import Format, format_of, pair_format, wanted_format

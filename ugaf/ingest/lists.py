@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.location import Location
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.places import Place
@@ -24,7 +25,6 @@ from ugaf.ingest.schemas import (
     pair_columns,
 )
 from ugaf.ingest.sources import RecordError, SourceError, SourceKind, SourceRef
-from ugaf.location import Location
 
 _LOOK_AHEAD = 1000
 _LOOK_AHEAD_BYTES = 32 << 20

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ugaf import faults
-from ugaf.errors import ConfigError, StopRun
+from ugaf.base import faults
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.base.location import Location, scrub
 from ugaf.ingest import pair_cells, samples
 from ugaf.ingest.access import Reach, base_of, reach_of
 from ugaf.ingest.fetching import NotNowError
@@ -25,7 +26,6 @@ from ugaf.ingest.schemas import tar_fields
 from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 from ugaf.ingest.tables import read_rows
 from ugaf.ingest.tars import read_pair, read_photo
-from ugaf.location import Location, scrub
 from ugaf.stage import Failure
 from ugaf.storage import ahead
 

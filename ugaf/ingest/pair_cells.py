@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ugaf import boxes as box_geometry
-from ugaf.boxes import Box
+from ugaf.imaging import boxes as box_geometry
+from ugaf.imaging.boxes import Box
 from ugaf.ingest import inline
 from ugaf.ingest.sources import RecordError
 

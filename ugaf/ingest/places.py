@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ugaf import faults, location
+from ugaf.base import faults, location
 from ugaf.ingest.addresses import ForbiddenError, Hosts
 from ugaf.ingest.fetching import fetch
 from ugaf.ingest.limits import HttpSettings

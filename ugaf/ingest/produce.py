@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.ingest import tasks
 from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from ugaf import faults
+from ugaf.base import faults
+from ugaf.base.location import Location
 from ugaf.ingest.addresses import ForbiddenError
 from ugaf.ingest.sources import SourceError
 from ugaf.ingest.web import Answer, CutShortError, HttpError, Web
-from ugaf.location import Location
 
 WEB_BLOCK = 4 << 20
 """Bytes that one request for a part of a web server's file asks for at least."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.ingest.sources import SourceRef
 
 SCHEME = "sample://"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 
 Columns = Mapping[str, str]
 """Our name (see `inputs.ROLES`) to the file's column."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ugaf.failure import RowError
-from ugaf.location import scrub
+from ugaf.base.failure import RowError
+from ugaf.base.location import scrub
 
 SourceKind = Literal["file", "tar", "parquet", "pair", "record", "sample"]
 

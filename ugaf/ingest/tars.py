@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ugaf import faults
-from ugaf.errors import ConfigError
+from ugaf.base import faults
+from ugaf.base.errors import ConfigError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Info, Place
 from ugaf.ingest.schemas import CAPTION_NAMES

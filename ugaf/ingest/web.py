@@ -27,10 +27,10 @@ import urllib3.exceptions
 from urllib3.util import Url, parse_url
 
 from ugaf import __version__
+from ugaf.base.location import Location, scrub
 from ugaf.ingest.addresses import ForbiddenError, Hosts
 from ugaf.ingest.limits import HttpSettings
 from ugaf.ingest.sources import SourceError
-from ugaf.location import Location, scrub
 
 REDIRECTS = 5
 _CHUNK = 1 << 16

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from ugaf.failure import Failure, attempt
+from ugaf.base.failure import Failure, attempt
 from ugaf.models.chat import Answer, Chat, ChatRequest
 
 T = TypeVar("T")

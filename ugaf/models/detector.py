@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ugaf.boxes import Box
-from ugaf.failure import Failure
+from ugaf.base.failure import Failure
+from ugaf.imaging.boxes import Box
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ugaf.boxes import Box
-from ugaf.failure import Failure, RowError
+from ugaf.base.failure import Failure, RowError
+from ugaf.imaging.boxes import Box
 
 
 class EditError(RowError):

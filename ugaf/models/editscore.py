@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import stage
+from ugaf.base.needs import Needs
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -27,7 +28,6 @@ from ugaf.models.chat.schemas import line
 from ugaf.models.pairs import seed_of
 from ugaf.models.registry import ServerName
 from ugaf.models.scorer import Pair, Scores
-from ugaf.needs import Needs
 from ugaf.stage import Failure, RowError
 
 if TYPE_CHECKING:

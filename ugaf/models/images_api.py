@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from ugaf import images
-from ugaf.failure import Failure, each, through
+from ugaf.base.failure import Failure, each, through
+from ugaf.base.needs import Needs
+from ugaf.imaging import images
 from ugaf.models import placement
 from ugaf.models.chat import chat_needs, transport
 from ugaf.models.chat.reply import AnswerError, shown
@@ -31,7 +32,6 @@ from ugaf.models.editor import Edit, EditRequest
 from ugaf.models.placement import PlacementSettings, Prepared, WorkingSize
 from ugaf.models.registry import ServerName
 from ugaf.models.servers import Servers
-from ugaf.needs import Needs
 from ugaf.stage import Settings
 
 BATCH_ROWS = 16

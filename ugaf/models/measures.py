@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from ugaf import quality
-from ugaf.failure import Failure, each
+from ugaf.base.failure import Failure, each
+from ugaf.measures import quality
 from ugaf.models.scorer import Pair, Scores
 
 SMOOTH_TASKS = frozenset({"style", "background", "tone"})
@@ -26,9 +26,9 @@ SEAMLESS_TASKS = frozenset({"tone", "restore", "text"})
 class MeasureScorer:
     """Engine "measures": quality = 10 (1 - artifacts)(1 - seams) 2^-sharpness_loss.
 
-    See `ugaf.quality` for each term. A change of the whole image has no border, and strokes of lettering are hard steps
-    by nature: seams are 0 for SEAMLESS_TASKS and where over 90 % changed. For restore, lost sharpness is measured but
-    not counted in the quality, since noise that goes is measured as fine detail that goes.
+    See `ugaf.measures.quality` for each term. A change of the whole image has no border, and strokes of lettering are
+    hard steps by nature: seams are 0 for SEAMLESS_TASKS and where over 90 % changed. For restore, lost sharpness is
+    measured but not counted in the quality, since noise that goes is measured as fine detail that goes.
     """
 
     name: ClassVar[str] = "measures"

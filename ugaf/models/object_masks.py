@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 
 CUT_SIDE = 176
 """Longer side in pixels of the crop on which the cut is made."""

@@ -15,9 +15,9 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from ugaf import boxes, images
-from ugaf.boxes import Box
-from ugaf.registration import on_one_grid
+from ugaf.imaging import boxes, images
+from ugaf.imaging.boxes import Box
+from ugaf.imaging.registration import on_one_grid
 from ugaf.stage import Row, RowError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Pair:
     Attributes:
         source: RGB uint8 (height, width, 3).
         edited: RGB uint8, registered to the source: the same shape, the same grid.
-        mask: bool (height, width), where the pair changed (`ugaf.change`).
+        mask: bool (height, width), where the pair changed (`ugaf.measures.change`).
         instruction, task: what was asked for; "" and None if unknown.
         boxes: target boxes in pixels of `source`; empty for a global edit or where unknown.
         seed: for judges that draw; it follows from the row alone.

@@ -27,8 +27,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from ugaf import blending, boxes, registration
-from ugaf.boxes import Box
+from ugaf.imaging import blending, boxes, registration
+from ugaf.imaging.boxes import Box
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.stage import Settings
 from ugaf.wording.places import PHRASES, WIDE, Place

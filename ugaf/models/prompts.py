@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 
 QUOTING = 1
 """Raised when `quoted` or `fill` words a prompt differently: part of every prompt's digest."""

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf import boxes
-from ugaf.boxes import Box
-from ugaf.failure import each
+from ugaf.base.failure import each
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 from ugaf.models import object_masks, region_trees, segmentation
 from ugaf.models.detector import Detection, DetectQuery
 from ugaf.models.segmentation import Regions

@@ -18,9 +18,9 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from ugaf import trust
-from ugaf.errors import ConfigError, explain_validation, nearest
+from ugaf.base.errors import ConfigError, explain_validation, nearest
+from ugaf.base.needs import Needs, together
 from ugaf.models.prompts import PromptsOf, digest
-from ugaf.needs import Needs, together
 
 ENGINES: dict[str, dict[str, str]] = {
     "detector": {

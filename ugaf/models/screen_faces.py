@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 
 REMEMBERED = 256
 """Photographs whose faces are kept, for their other edits."""

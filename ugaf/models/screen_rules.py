@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from ugaf import boxes, images
-from ugaf.boxes import Box
+from ugaf.imaging import boxes, images
+from ugaf.imaging.boxes import Box
 from ugaf.models.screen_faces import Faces
 from ugaf.stage import Row, RowError
 from ugaf.wording import colours, layout, params, tones

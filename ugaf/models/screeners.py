@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf import images, marks, stage
+from ugaf import stage
+from ugaf.base.needs import Needs
+from ugaf.imaging import images, marks
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -22,7 +24,6 @@ from ugaf.models.chat.schemas import line
 from ugaf.models.pairs import seed_of
 from ugaf.models.registry import ServerName
 from ugaf.models.screen_rules import Edit
-from ugaf.needs import Needs
 from ugaf.stage import Failure
 from ugaf.wording import params
 from ugaf.wording.layout import where

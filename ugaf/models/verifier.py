@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ugaf.measures.verification import Verdict
 from ugaf.models.pairs import Pair
 from ugaf.stage import Failure
-from ugaf.verification import Verdict
 
 
 @dataclass(frozen=True, eq=False)

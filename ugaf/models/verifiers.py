@@ -1,4 +1,4 @@
-"""Verifiers: "rules" measures (`ugaf.verification`), "vlm" asks a vision-language model, as FineEdit does.
+"""Verifiers: "rules" measures (`ugaf.measures.verification`), "vlm" asks a vision-language model, as FineEdit does.
 
 Rules cannot read meaning: whether the pasted thing is a plausible cat is beyond them. A model can, at the price of two
 requests or more for each pair.
@@ -16,9 +16,13 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf import boxes, marks, stage, verification
-from ugaf.boxes import Box
-from ugaf.failure import Failure, RowError, each
+from ugaf import stage
+from ugaf.base.failure import Failure, RowError, each
+from ugaf.base.needs import Needs
+from ugaf.imaging import boxes, marks
+from ugaf.imaging.boxes import Box
+from ugaf.measures import verification
+from ugaf.measures.verification import Evidence, Verdict, worst
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -27,8 +31,6 @@ from ugaf.models.chat.schemas import line
 from ugaf.models.pairs import Pair, seed_of
 from ugaf.models.registry import ServerName
 from ugaf.models.verifier import Case, Ratings, Verification
-from ugaf.needs import Needs
-from ugaf.verification import Evidence, Verdict, worst
 
 if TYPE_CHECKING:
     from ugaf.models.servers import Servers
@@ -40,7 +42,7 @@ Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 
 
 class RuleVerifier:
-    """Engine "rules": scores by measurement, each with the measurement that decided it (`ugaf.verification`).
+    """Engine "rules": scores by measurement, each with the measurement that decided it (`ugaf.measures.verification`).
 
     What no rule measures for a task is not scored: None, with the reason.
     """

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from ugaf import images, marks
-from ugaf.failure import Failure, attempt
+from ugaf.base.failure import Failure, attempt
+from ugaf.base.needs import Needs
+from ugaf.imaging import images, marks
 from ugaf.models import prompts, vlm_writer_answers
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.registry import ServerName
-from ugaf.needs import Needs
 from ugaf.stage import Settings
 from ugaf.wording.composing import Assignment, Brief, Composed, Composition
 from ugaf.wording.layout import Layout, Target, where

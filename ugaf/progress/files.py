@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ugaf import __version__
-from ugaf.location import scrub
+from ugaf.base.location import scrub
 from ugaf.storage import Storage
 
 LOG = "log.txt"

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
+from ugaf.base.errors import StopRun, exit_status
+from ugaf.base.location import scrub
 from ugaf.config import INGEST, Pipeline
-from ugaf.errors import StopRun, exit_status
-from ugaf.location import scrub
 from ugaf.progress import files, shown
 from ugaf.progress.files import Heartbeat, RunLog
 from ugaf.progress.tracker import Snapshot, State, Tracker, ended

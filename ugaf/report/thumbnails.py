@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ugaf import images
+from ugaf.imaging import images
 
 BUDGET = 12_000_000
 """Bytes of all thumbnails together, before base64 adds a third."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.commands import common_parser, told
 from ugaf.trainer.launch import launch, require
 from ugaf.trainer.settings import TrainSettings, load

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline, QwenImageEditPipeline, QwenImageTransformer2DModel
 from transformers.utils import logging as transformers_logging
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel, is_added
 from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.settings import TINY, ModelSettings

@@ -20,7 +20,7 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.distributed import World
 
 LOG = logging.getLogger(__name__)

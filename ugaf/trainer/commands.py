@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from ugaf.errors import STOPPED, StopRun, UgafError
+from ugaf.base.errors import STOPPED, StopRun, UgafError
 
 
 def common_parser(program: str, description: str | None, example: str, unit: str) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.settings import ScaleSettings
 
 

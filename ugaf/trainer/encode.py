@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.build import build_frozen
 from ugaf.trainer.data.cache import describe
 from ugaf.trainer.distributed import device_of

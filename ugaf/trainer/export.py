@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.build import ADAPTER, build, dtype_of, trained
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.distributed import device_of

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ugaf.errors import ConfigError
-from ugaf.needs import Needs, install_hint
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import Needs, install_hint
 from ugaf.session import Session, machine
 from ugaf.trainer.settings import TrainSettings
 

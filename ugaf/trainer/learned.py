@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.build import trained
 from ugaf.trainer.distributed import World
 from ugaf.trainer.settings import AdamWSettings

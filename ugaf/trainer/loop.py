@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer import flow
 from ugaf.trainer.build import build, dtype_of
 from ugaf.trainer.checkpoints import Checkpoints

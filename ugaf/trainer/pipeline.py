@@ -19,8 +19,8 @@ from diffusers.pipelines.qwenimage.pipeline_output import QwenImagePipelineOutpu
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from ugaf import boxes as box_tools
-from ugaf.boxes import Box
+from ugaf.imaging import boxes as box_tools
+from ugaf.imaging.boxes import Box
 from ugaf.trainer.model.exact_vae import CosineVAE
 from ugaf.trainer.model.fineedit import FineEditTransformer2DModel
 from ugaf.trainer.model.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without

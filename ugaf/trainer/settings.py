@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ugaf import yaml_files
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.changes import set_path
-from ugaf.errors import ConfigError, explain_validation, nearest
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
 

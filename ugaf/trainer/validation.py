@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ugaf import quality
-from ugaf.boxes import Box
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.imaging.boxes import Box
+from ugaf.measures import quality
 from ugaf.trainer import flow
 from ugaf.trainer.data import Batch, Loader, Plan, open_index
 from ugaf.trainer.distributed import World

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ugaf import config
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.rules import DISTINCT
 from ugaf.tune import data as reading
 from ugaf.tune import pictures

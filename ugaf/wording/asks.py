@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import boxes
+from ugaf.imaging import boxes
 from ugaf.wording import colours, params
 from ugaf.wording.naming import Facts
 from ugaf.wording.scene import Scene, Thing

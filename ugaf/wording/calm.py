@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ugaf import boxes
+from ugaf.imaging import boxes
 from ugaf.wording import colours
 
 HEIGHTS = (0.16, 0.12, 0.09)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.stage import Row
 from ugaf.wording import asks, colours, naming
 from ugaf.wording.asks import Ask, Donor

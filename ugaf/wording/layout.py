@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import boxes
+from ugaf.imaging import boxes
 from ugaf.wording import sampling
 from ugaf.wording.places import PHRASES, Place
 from ugaf.wording.scene import LEAST, MAX_TARGET, MIN_SIDE, SURE_OF_LARGE, checked_box

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ugaf import boxes
+from ugaf.imaging import boxes
 from ugaf.wording import colours, places
 from ugaf.wording.colours import Colour
 from ugaf.wording.places import Place

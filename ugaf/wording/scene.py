@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import boxes, images
+from ugaf.imaging import boxes, images
 from ugaf.stage import RowError
 from ugaf.wording import calm, colours, naming, tones
 from ugaf.wording.naming import Facts, Name

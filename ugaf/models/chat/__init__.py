@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from pydantic import BaseModel
 
-from ugaf.failure import Failure
-from ugaf.needs import Needs
+from ugaf.base.failure import Failure
+from ugaf.base.needs import Needs
 
 if TYPE_CHECKING:
     from ugaf.models.servers import ServerLink

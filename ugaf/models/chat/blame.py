@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from ugaf.errors import StopRun
-from ugaf.failure import Failure
+from ugaf.base.errors import StopRun
+from ugaf.base.failure import Failure
 from ugaf.models.chat.reply import AnswerError
 from ugaf.models.chat.transport import Pace, TryError
 

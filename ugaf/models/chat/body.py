@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 
-from ugaf import images
+from ugaf.imaging import images
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling
 from ugaf.models.chat.schemas import json_schema
 

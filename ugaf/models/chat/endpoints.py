@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ugaf.errors import StopRun, nearest
+from ugaf.base.errors import StopRun, nearest
 from ugaf.models.chat import transport
 from ugaf.models.chat.transport import Pace, TryError
 from ugaf.models.servers import ServerLink

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ugaf.failure import RowError
+from ugaf.base.failure import RowError
 from ugaf.models.chat import ChatRequest, Token
 from ugaf.models.chat.tokens import tokens_of
 

@@ -31,8 +31,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ugaf.errors import StopRun
-from ugaf.failure import Failure
+from ugaf.base.errors import StopRun
+from ugaf.base.failure import Failure
 from ugaf.models.chat import transport
 from ugaf.models.chat.blame import Blame
 from ugaf.models.chat.endpoints import Endpoint, Endpoints

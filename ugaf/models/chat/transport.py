@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import install_hint
 from ugaf.models.chat.reply import shown
-from ugaf.needs import install_hint
 
 COMPLETIONS = "/chat/completions"
 

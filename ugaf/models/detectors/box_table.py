@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.stage import RowError
 from ugaf.storage import open_filesystem
 

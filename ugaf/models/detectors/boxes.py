@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ugaf import stage
-from ugaf.errors import nearest
-from ugaf.failure import each
+from ugaf.base.errors import nearest
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs
 from ugaf.models.detector import Detection, DetectQuery, ranked
 from ugaf.models.detectors.box_table import ROLES, BoxTable, Entry, content_of
-from ugaf.needs import Needs
 from ugaf.stage import Failure, RowError
 
 SLACK = 0.02

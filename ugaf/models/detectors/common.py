@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
-from ugaf.errors import ConfigError, StopRun
-from ugaf.failure import Failure, RowError, at_once
+from ugaf.base.errors import ConfigError, StopRun
+from ugaf.base.failure import Failure, RowError, at_once
+from ugaf.base.needs import Needs, install_hint
 from ugaf.models.detector import DetectQuery, phrases
-from ugaf.needs import Needs, install_hint
 from ugaf.stage import Settings, operational
 
 Item = TypeVar("Item")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ugaf.boxes import Box
+from ugaf.imaging.boxes import Box
 
 GREY = 114
 """The value around the picture with which YOLO models are trained."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from ugaf import boxes
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import Needs
+from ugaf.imaging import boxes
 from ugaf.models.detector import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.common import DeviceSettings, by_halves, check_device, gpu_needs, libraries
-from ugaf.needs import Needs
 from ugaf.stage import Failure
 
 PACKAGES = {"torch": "mmdet", "mmdet": "mmdet"}

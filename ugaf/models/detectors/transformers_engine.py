@@ -18,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ugaf.errors import ConfigError
-from ugaf.failure import each
+from ugaf.base.errors import ConfigError
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs, together
 from ugaf.models.detector import Detection, DetectQuery, detections_of, ranked
 from ugaf.models.detectors import grounding
 from ugaf.models.detectors.common import (
@@ -32,7 +33,6 @@ from ugaf.models.detectors.common import (
     grouped,
     libraries,
 )
-from ugaf.needs import Needs, together
 from ugaf.stage import Failure
 
 PACKAGES = {"torch": "transformers", "transformers": "transformers"}

@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from ugaf import images
-from ugaf.errors import ConfigError
-from ugaf.failure import each
+from ugaf.base.errors import ConfigError
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs, together
+from ugaf.imaging import images
 from ugaf.models.detector import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.common import (
     GPU_SHARE,
@@ -38,7 +39,6 @@ from ugaf.models.detectors.common import (
     libraries,
 )
 from ugaf.models.detectors.letterbox import Frame, letterbox
-from ugaf.needs import Needs, together
 from ugaf.stage import Failure
 
 PACKAGES = {"torch": "ultralytics", "ultralytics": "ultralytics"}

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ugaf import images
-from ugaf.failure import through
+from ugaf.base.failure import through
+from ugaf.base.needs import Needs, together
+from ugaf.imaging import images
 from ugaf.models import prompts
 from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -26,7 +27,6 @@ from ugaf.models.detector import Detection, DetectQuery, pixel_box
 from ugaf.models.detectors.common import VocabularySettings
 from ugaf.models.pairs import seed_of
 from ugaf.models.registry import ServerName
-from ugaf.needs import Needs, together
 from ugaf.stage import Failure
 
 FOLDER = "annotation/detect"

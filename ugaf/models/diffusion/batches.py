@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from ugaf.errors import StopRun
-from ugaf.failure import Failure, at_once
+from ugaf.base.errors import StopRun
+from ugaf.base.failure import Failure, at_once
 
 
 class Batches:

@@ -23,8 +23,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.failure import Failure, attempt
+from ugaf.base.failure import Failure, attempt
+from ugaf.base.needs import Needs
+from ugaf.imaging import boxes
 from ugaf.models import placement
 from ugaf.models.diffusion import families, loading
 from ugaf.models.diffusion.batches import Batches
@@ -32,7 +33,6 @@ from ugaf.models.diffusion.families import Family, Sampling
 from ugaf.models.diffusion.settings import DiffusersSettings
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.models.placement import Prepared
-from ugaf.needs import Needs
 
 
 class DiffusersEditor:

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.models.placement import Prepared, WorkingSize
 
 Size = tuple[int, int]

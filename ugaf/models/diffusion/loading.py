@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.needs import Needs, install_hint
 from ugaf.models.diffusion.families import FINEEDIT, Family, check_known, family_of
 from ugaf.models.diffusion.settings import Cache, DiffusersSettings, Lora
-from ugaf.needs import Needs, install_hint
 
 
 def require(needs: Needs) -> None:

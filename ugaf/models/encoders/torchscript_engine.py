@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import Needs
 from ugaf.models.detectors.common import libraries
 from ugaf.models.encoders import Photo, unit, vision
-from ugaf.needs import Needs
 from ugaf.stage import Failure, operational
 
 PACKAGES = {"torch": "transformers"}

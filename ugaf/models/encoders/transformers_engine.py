@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import Needs
 from ugaf.models.detectors.common import libraries
 from ugaf.models.encoders import Photo, unit, vision
-from ugaf.needs import Needs
 from ugaf.stage import Failure
 
 PACKAGES = vision.PACKAGES

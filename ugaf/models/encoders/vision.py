@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ugaf.errors import ConfigError
-from ugaf.failure import each
+from ugaf.base.errors import ConfigError
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs
 from ugaf.models.detectors.common import GPU_SHARE, BatchSettings, by_halves, gpu_needs, grouped
 from ugaf.models.encoders import Photo
-from ugaf.needs import Needs
 from ugaf.stage import Failure, operational
 
 PACKAGES = {"torch": "transformers", "transformers": "transformers"}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ugaf.failure import attempt
+from ugaf.base.failure import attempt
 from ugaf.models.encoders import Photo
 from ugaf.stage import Failure
 

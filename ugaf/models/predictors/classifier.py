@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
+from ugaf.base.needs import Needs
 from ugaf.models.detectors.common import libraries
 from ugaf.models.encoders import Photo, shared, vision
 from ugaf.models.predictors import Backbone
-from ugaf.needs import Needs
 from ugaf.stage import Failure
 
 

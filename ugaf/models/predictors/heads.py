@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.models.detectors.common import libraries
 
 Activation = Literal["none", "relu", "gelu", "silu", "tanh"]

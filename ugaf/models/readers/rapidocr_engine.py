@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.errors import ConfigError
-from ugaf.failure import each
+from ugaf.base.errors import ConfigError
+from ugaf.base.failure import each
+from ugaf.base.needs import Needs, install_hint
 from ugaf.models.readers import Line
-from ugaf.needs import Needs, install_hint
 from ugaf.stage import Failure, Settings
 
 PACKAGES = {"rapidocr_onnxruntime": "ocr"}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ugaf.location import Location
+from ugaf.base.location import Location
 from ugaf.models.servers.commands import check_start
 from ugaf.stage import Settings, operational
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from ugaf.models.servers import ModelServer

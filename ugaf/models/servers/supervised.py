@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 from ugaf.models.servers import ModelServer
 from ugaf.models.servers.commands import check_installed, command_line, environment, key_of
 from ugaf.models.servers.process import ServerProcess, describe_exit, log_end

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ugaf.errors import StopRun, UgafError
+from ugaf.base.errors import StopRun, UgafError
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.models.servers.supervised import Status, SupervisedServer, Timing
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf import blending
-from ugaf.blending import Layer
-from ugaf.errors import nearest
-from ugaf.failure import Failure, attempt
+from ugaf.base.errors import nearest
+from ugaf.base.failure import Failure, attempt
+from ugaf.imaging import blending
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import Edit, EditError, EditRequest
 from ugaf.models.templates.background import background
 from ugaf.models.templates.compose import remove, replace

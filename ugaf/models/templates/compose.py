@@ -1,8 +1,8 @@
 """Remove an object, and put another in its place.
 
-`remove` fills the object's place, with its halo and shadow, by patch-based completion (`ugaf.inpaint`). Its inversion
-is the task *add*: the photograph is the target. `replace` sets an object of another photograph on the filled picture,
-scaled to the place, standing on the same ground, lit like its new surroundings.
+`remove` fills the object's place, with its halo and shadow, by patch-based completion (`ugaf.imaging.inpaint`). Its
+inversion is the task *add*: the photograph is the target. `replace` sets an object of another photograph on the filled
+picture, scaled to the place, standing on the same ground, lit like its new surroundings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import blending, boxes, inpaint
-from ugaf.blending import Layer
+from ugaf.imaging import blending, boxes, inpaint
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates import oklab
 from ugaf.models.templates.scene import Cutout, Scene, mask_of, smoothstep

@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import blending
-from ugaf.blending import Layer
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
+from ugaf.imaging import blending
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates import textures
 from ugaf.models.templates.scene import Cutout, Scene, clouds, luminance, ramp

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ugaf.blending import Layer
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates import oklab
 from ugaf.models.templates.scene import Cutout, Scene, smoothstep

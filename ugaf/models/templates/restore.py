@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import images
-from ugaf.blending import Layer
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
+from ugaf.imaging import images
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates.scene import Scene
 

@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import blending, boxes
-from ugaf.blending import Layer
-from ugaf.boxes import Box
+from ugaf.imaging import blending, boxes
+from ugaf.imaging.blending import Layer
+from ugaf.imaging.boxes import Box
 from ugaf.models.editor import EditError, EditObject, EditRequest
 
 LEAST_PIXELS = 64

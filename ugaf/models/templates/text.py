@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ugaf import boxes
-from ugaf.blending import Layer
+from ugaf.imaging import boxes
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates.scene import Scene, luminance
 

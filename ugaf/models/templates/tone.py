@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf.blending import Layer
-from ugaf.errors import nearest
+from ugaf.base.errors import nearest
+from ugaf.imaging.blending import Layer
 from ugaf.models.editor import EditError
 from ugaf.models.templates import oklab
 from ugaf.models.templates.scene import Scene, clouds, luminance, smoothstep

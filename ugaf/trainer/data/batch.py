@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from ugaf.boxes import Box
+from ugaf.imaging.boxes import Box
 from ugaf.trainer.data.geometry import Bucket
 from ugaf.trainer.data.records import Example
 

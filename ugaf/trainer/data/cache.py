@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import torch
 
-from ugaf import yaml_files
-from ugaf.boxes import Box
-from ugaf.errors import ConfigError
+from ugaf.base import yaml_files
+from ugaf.base.errors import ConfigError
+from ugaf.imaging.boxes import Box
 from ugaf.storage import Storage
 from ugaf.trainer.data import draws, wording
 from ugaf.trainer.data.buffers import Buffers

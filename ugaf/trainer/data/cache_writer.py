@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 import yaml
 
-from ugaf.errors import ConfigError, StopRun, UgafError
+from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.session import Session
 from ugaf.storage import Storage
 from ugaf.trainer.data.batch import Batch

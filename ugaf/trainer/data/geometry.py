@@ -18,8 +18,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from ugaf import boxes as box_tools
-from ugaf.boxes import Box
+from ugaf.imaging import boxes as box_tools
+from ugaf.imaging.boxes import Box
 
 
 class UnsuitableError(Exception):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ugaf import rules
-from ugaf.errors import ConfigError, nearest
+from ugaf.base.errors import ConfigError, nearest
 from ugaf.trainer.data import wording
 from ugaf.trainer.data.draws import keys_of
 from ugaf.trainer.data.settings import DataSettings

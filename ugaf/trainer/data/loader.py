@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ugaf import storage
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import CacheReader
 from ugaf.trainer.data.making import Job, cached_batch, image_batch

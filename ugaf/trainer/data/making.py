@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ugaf.boxes import Box
+from ugaf.imaging.boxes import Box
 from ugaf.trainer.data.batch import Batch, pixels_of
 from ugaf.trainer.data.cache import CachedSample, CacheReader, stacked
 from ugaf.trainer.data.plan import Microbatch

@@ -18,7 +18,7 @@ from itertools import count, pairwise
 
 import numpy as np
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.trainer.data import wording
 from ugaf.trainer.data.geometry import Bucket, choose_many
 from ugaf.trainer.data.settings import DataSettings

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ugaf import images
-from ugaf.boxes import Box
+from ugaf.imaging import images
+from ugaf.imaging.boxes import Box
 from ugaf.trainer.data import draws, light, wording
 from ugaf.trainer.data.geometry import Bucket, Fit, UnsuitableError
 from ugaf.trainer.data.settings import DataSettings

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
 from ugaf.storage import ahead, open_filesystem, readers_of
 from ugaf.trainer.data.geometry import Bucket, buckets_for
 from ugaf.trainer.data.settings import DataSettings

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ugaf.boxes import Box
+from ugaf.imaging.boxes import Box
 
 PATCH = 2
 """Latents of a token's side."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ugaf.errors import ConfigError
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import install_hint
 from ugaf.models import asking, prompts
 from ugaf.models.asking import Question
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -27,7 +28,6 @@ from ugaf.models.chat.ratings import expected_rating
 from ugaf.models.chat.schemas import line
 from ugaf.models.pairs import seed_of
 from ugaf.models.servers import ServerLink
-from ugaf.needs import install_hint
 from ugaf.stage import Failure
 from ugaf.trainer.rl.rewards import Case, Part, Scores, only
 from ugaf.trainer.rl.settings import RewardSettings

@@ -23,7 +23,7 @@ import numpy as np
 import torch.distributed as dist
 from PIL import Image
 
-from ugaf.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError, UgafError
 from ugaf.trainer.build import dtype_of
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.data import Batch, Loader, Plan, open_index

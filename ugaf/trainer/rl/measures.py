@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ugaf import quality
+from ugaf.measures import quality
 from ugaf.stage import Failure
 from ugaf.trainer.rl.rewards import Case, Part, Scores, only
 

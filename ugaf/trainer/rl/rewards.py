@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ugaf import quality
+from ugaf.measures import quality
 from ugaf.stage import Failure
 
 Part = Literal["region", "background", "whole"]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ugaf import images
+from ugaf.imaging import images
 
 TILE = 128
 """Side of a tile in pixels of the working image; displacements up to a quarter of it are measured reliably."""

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ugaf import quality, signatures
+from ugaf.measures import quality, signatures
 
 Floats = signatures.Floats
 Packed = NDArray[np.uint8]
@@ -36,7 +36,8 @@ PLANES = 3
 """Luma and two colour differences (ITU-R BT.601, full range), in levels of 0..255."""
 CODES = PLANES * SIDE * SIDE
 BYTES = signatures.BYTES + 8 + CODES
-"""A pair's signature: that of its source's luma (`ugaf.signatures`), the change's box, its peak, its coefficients."""
+"""A pair's signature: that of its source's luma (`ugaf.measures.signatures`), the change's box, its peak and its
+coefficients."""
 CELLS = 64
 """Edges of a change's box are in so many parts of the picture's height and width."""
 LEAST_CELLS = 8

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ugaf import profiles
+from ugaf.imaging import profiles
 
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 

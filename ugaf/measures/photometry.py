@@ -1,9 +1,9 @@
 """What a photograph looks like in numbers: colourful or grey, sharp or soft, light or dark, plain or busy, and damaged.
 
 Each measure is a pure function of RGB uint8 pixels (height, width, 3) and is deterministic. This module has those of
-tone, colour and detail; `ugaf.artifacts` those of what recording and saving left in the picture. All but brightness,
-contrast and saturation depend on the size of the image: compare values only between images that were reduced to the
-same longer side (`images.decode(data, side)`). `measure` computes any of them over shared planes.
+tone, colour and detail; `ugaf.measures.artifacts` those of what recording and saving left in the picture. All but
+brightness, contrast and saturation depend on the size of the image: compare values only between images that were
+reduced to the same longer side (`images.decode(data, side)`). `measure` computes any of them over shared planes.
 
 FineEdit (arXiv 2604.10954, section 4) and FireRed-Image-Edit (section 2.2.2) name descriptors and publish neither
 formulas nor thresholds; the formulas here are stated with their own sources.
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 import cv2
 import numpy as np
 
-from ugaf import artifacts
-from ugaf.errors import nearest
-from ugaf.planes import Planes
+from ugaf.base.errors import nearest
+from ugaf.imaging.planes import Planes
+from ugaf.measures import artifacts
 
 BLOCK = 8
 """Side in pixels of the blocks that `texture` looks at."""

@@ -26,8 +26,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 
-from ugaf.errors import StopRun
-from ugaf.location import Location, scrub
+from ugaf.base.errors import StopRun
+from ugaf.base.location import Location, scrub
 
 Result = TypeVar("Result")
 Kind = Literal["busy", "refused", "away", "name", "full", "disk", "handles", "denied"]

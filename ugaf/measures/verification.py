@@ -16,9 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ugaf import boxes, quality
-from ugaf.boxes import Box
-from ugaf.change import difference, to_lab
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
+from ugaf.measures import quality
+from ugaf.measures.change import difference, to_lab
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Evidence:
 
     @property
     def distance(self) -> np.ndarray:
-        """Perceptual difference of each pixel: see `ugaf.change.difference`."""
+        """Perceptual difference of each pixel: see `ugaf.measures.change.difference`."""
         if self._distance is None:
             self._distance = difference(self.before, self.after)[0]
         return self._distance

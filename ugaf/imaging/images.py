@@ -3,7 +3,7 @@
 `decode` gives every image the same form, whatever its file was: RGB, uint8, (height, width, 3), upright, sRGB. EXIF
 rotation and colour profiles are applied; CMYK, palette, 16-bit, float, greyscale and alpha (over white) are
 converted. What was not read to its end raises `ImageError` with the reason: a damaged file is an error, never a picture
-with a grey half (see `ugaf.integrity`).
+with a grey half (see `ugaf.imaging.integrity`).
 
 Pillow opens every format and decodes all but RGB and grey JPEGs, which a strict libjpeg-turbo reads to the same pixels.
 """
@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ugaf import integrity, kinds, libtiff, profiles
-from ugaf.failure import RowError
-from ugaf.pixels import to_rgb, turn_upright
+from ugaf.base.failure import RowError
+from ugaf.imaging import integrity, kinds, libtiff, profiles
+from ugaf.imaging.pixels import to_rgb, turn_upright
 
 MAX_PIXELS = integrity.MAX_PIXELS
 """Images of more pixels are refused unread."""

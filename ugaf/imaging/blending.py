@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.boxes import Box
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
 
 GUIDE_SIDE = 512
 """The guided filter's coefficients are computed on crops reduced to this longer side, in pixels."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ugaf import boxes
+from ugaf.imaging import boxes
 
 RED = (255, 0, 0)
 BLUE = (0, 80, 255)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import yaml
 
-from ugaf.boxes import Box, crop
+from ugaf.imaging.boxes import Box, crop
 from ugaf.models.readers import Line
 
 AGENCY, REPEATED, MARK, IN_MARGIN, FAINT = 1.0, 0.8, 0.5, 0.3, 0.2

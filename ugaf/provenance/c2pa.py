@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ugaf.metadata import boxes
+from ugaf.provenance.metadata import boxes
 
 DEPTH = 24
 ITEMS = 20_000

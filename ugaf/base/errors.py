@@ -74,7 +74,7 @@ def explain_validation(error: ValidationError, where: str, model: type[BaseModel
 
 def _shown(value: object) -> str:
     """A value that was given, bounded and without the secrets of a URL."""
-    from ugaf.location import scrub
+    from ugaf.base.location import scrub
 
     text = scrub(repr(value))
     return text if len(text) <= 300 else f"{text[:300]}..."

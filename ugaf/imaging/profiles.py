@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from ugaf.integrity import DamageError, png_chunks
+from ugaf.imaging.integrity import DamageError, png_chunks
 
 NEARLY = 2
 """Levels of 255 by which a profile may differ from sRGB and still be taken for it."""

@@ -1,7 +1,7 @@
 """The planes of one picture that several measures need (grey, channels, Laplacian), each made once, when first asked.
 
-Every measure of `ugaf.photometry` and `ugaf.artifacts` takes RGB pixels, or the `Planes` of them where more than one
-measure is wanted.
+Every measure of `ugaf.measures.photometry` and `ugaf.measures.artifacts` takes RGB pixels, or the `Planes` of them
+where more than one measure is wanted.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ugaf.errors import UgafError
+from ugaf.base.errors import UgafError
 
 MESSAGE_CHARACTERS = 2000
 """An error's message is stored up to this length; libraries put whole documents into theirs."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ugaf import blending
+from ugaf.imaging import blending
 
 RADIUS = 3
 """Patches are 7 x 7."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from ugaf.content_credentials import statements
-from ugaf.metadata import Metadata
+from ugaf.provenance.c2pa import statements
+from ugaf.provenance.metadata import Metadata
 
 GENERATED_TYPES = (
     "trainedAlgorithmicMedia",

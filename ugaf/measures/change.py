@@ -4,7 +4,7 @@ A plain difference is useless on pairs made by a diffusion editor: it redraws fi
 and leaves resampling residue at every edge. So the difference of each pixel is compared with what this very pair shows
 where nothing was changed:
 
-1. register the images (`ugaf.registration`) and undo a global colour drift fitted robustly to unchanged pixels;
+1. register the images (`ugaf.imaging.registration`) and undo a global colour drift fitted robustly to unchanged pixels;
 2. take the difference in CIE Lab, tolerant to a pixel's misplacement, plus a term for texture energy;
 3. estimate the pair's own noise as a function of local activity (contrast of the surround) and threshold against it;
 4. clean up: erosion, dilation, holes filled, specks dropped, near parts joined; box of the main change.
@@ -21,9 +21,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ugaf import boxes
-from ugaf.boxes import Box
-from ugaf.registration import reduce, register
+from ugaf.imaging import boxes
+from ugaf.imaging.boxes import Box
+from ugaf.imaging.registration import reduce, register
 
 SIDE = 1024
 """Longer side, in pixels, of the images that are compared; larger ones are reduced first."""

@@ -1,6 +1,6 @@
 """What recording and saving left in a photograph: clipped tones, noise, the blocks of JPEG, bars along the edges.
 
-Pure functions of RGB uint8 pixels (height, width, 3) or their `Planes`, as those of `ugaf.photometry`. All but
+Pure functions of RGB uint8 pixels (height, width, 3) or their `Planes`, as those of `ugaf.measures.photometry`. All but
 `blockiness` look at the photograph at the working size; `blockiness` looks at it as its decoder gave it, because
 afterwards the grid of blocks is gone.
 """
@@ -12,7 +12,7 @@ import math
 import cv2
 import numpy as np
 
-from ugaf.planes import Planes
+from ugaf.imaging.planes import Planes
 
 CLIPPED = 4
 """Levels from black, or from white, within which a value is clipped: what JPEG and reduction may add to a flat area."""

@@ -1,0 +1,1 @@
+"""What files declare of their origin: metadata, content credentials, generators, watermarks."""
