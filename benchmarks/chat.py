@@ -58,7 +58,8 @@ def main() -> None:
 
 def _seconds(folder: Path, count: int, url: str, options: argparse.Namespace, repeat: int) -> float:
     """Seconds from the first question of a run to its end: ingest is done before."""
-    from ugaf import config, runner
+    from ugaf.engine import runner
+    from ugaf.pipeline import config
 
     entry = {"model": "test-model", "endpoints": [url], "in_flight": options.in_flight}
     checked = config.parse(

@@ -29,15 +29,18 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from ugaf import config, record, runner  # noqa: E402
-from ugaf.columns import CHILDREN, SOURCES, Columns, part_schema  # noqa: E402
-from ugaf.config import Pipeline  # noqa: E402
+from ugaf.columns import record  # noqa: E402
+from ugaf.columns.parts import CHILDREN, SOURCES, Columns, part_schema  # noqa: E402
+from ugaf.columns.view import RunView  # noqa: E402
+from ugaf.engine import runner  # noqa: E402
 from ugaf.imaging import images  # noqa: E402
 from ugaf.ingest import SourceRef  # noqa: E402
-from ugaf.spec import StageSpec  # noqa: E402
-from ugaf.storage import Storage, parquet_bytes  # noqa: E402
+from ugaf.pipeline import config  # noqa: E402
+from ugaf.pipeline.config import Pipeline  # noqa: E402
+from ugaf.pipeline.spec import StageSpec  # noqa: E402
+from ugaf.storage import Storage  # noqa: E402
+from ugaf.storage.store import parquet_bytes  # noqa: E402
 from ugaf.tune import tune  # noqa: E402
-from ugaf.view import RunView  # noqa: E402
 
 STAGES: list[Any] = [
     "curation.resolution",

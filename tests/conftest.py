@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from ugaf.session import Session
+from ugaf.engine.session import Session
 
 # The imports of all tests make millions of objects that stay: looking for garbage among them is a third of their time.
 gc.disable()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf.across import RunRows
+from ugaf.engine.whole_run import RunRows
 from ugaf.stage import Failure, Outcome, Row, RowError, Settings, Stage
 
 

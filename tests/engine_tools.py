@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config, runner
-from ugaf.config import Pipeline
+from ugaf.cli.progress.files import LOG, PROGRESS
+from ugaf.columns.view import RunView, StageCounts
+from ugaf.engine import runner
 from ugaf.imaging import images
-from ugaf.progress.files import LOG, PROGRESS
-from ugaf.view import RunView, StageCounts
+from ugaf.pipeline import config
+from ugaf.pipeline.config import Pipeline
 
 
 def make_photos(folder: Path, count: int, start: int = 0, side: int = 24) -> list[Path]:

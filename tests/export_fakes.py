@@ -81,7 +81,7 @@ HEAVY = ("image", "source_image", "edited_image", "edit_mask", "change_mask")
 
 @dataclass
 class FakeView:
-    """The part of `ugaf.view.RunView` that an export reads, over tables in memory (one a fragment)."""
+    """The part of `ugaf.columns.view.RunView` that an export reads, over tables in memory (one a fragment)."""
 
     storage: Storage
     tables: list[pa.Table]

@@ -38,10 +38,10 @@ import golden_pictures
 from engine_tools import go
 
 from stages.annotation.instruct import DEFAULT_TASKS
-from ugaf import config
-from ugaf.config import Pipeline
 from ugaf.imaging import images
-from ugaf.spec import INGEST
+from ugaf.pipeline import config
+from ugaf.pipeline.config import Pipeline
+from ugaf.pipeline.spec import INGEST
 
 VALUES = Path(__file__).with_name("golden")
 COMMAND = "python tests/golden.py"

@@ -1,4 +1,4 @@
-"""A run view over in-memory tables, for tests of what reads runs: the same methods as `ugaf.view.RunView`."""
+"""A run view over in-memory tables, for tests of what reads runs: the same methods as `ugaf.columns.view.RunView`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def check_extras(line: str) -> None:
 
 def check_run(line: str, work: Path) -> str:
     """The run that a line made is complete: all that was given was measured. Gives the pipeline's name."""
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
     words = shlex.split(line)
     folder = words[words.index("--output") + 1] if "--output" in words else "runs/demo"
@@ -244,7 +244,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop("RAY_ADDRESS", None)
     try:
-        from ugaf.config import shipped_pipelines
+        from ugaf.pipeline.config import shipped_pipelines
 
         check_help(folder, options.only)
         work = copied(folder)

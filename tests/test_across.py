@@ -10,11 +10,11 @@ import pytest
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
 
-from ugaf import config
 from ugaf.base.errors import ConfigError, UgafError
-from ugaf.explain import explain
-from ugaf.plan import FitError, Machine, segments, size_pools
-from ugaf.view import RunView
+from ugaf.cli.explain import explain
+from ugaf.columns.view import RunView
+from ugaf.engine.plan import FitError, Machine, segments, size_pools
+from ugaf.pipeline import config
 
 MEAN, TWINS, DOUBLE = "engine_stages:Mean", "engine_stages:Twins", "engine_stages:Double"
 

@@ -14,12 +14,13 @@ from engine_tools import go, make_photos, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import addressing, withdrawal
-from ugaf.addressing import search
 from ugaf.base.errors import UgafError
+from ugaf.columns import addressing
+from ugaf.columns.addressing import search
+from ugaf.columns.view import RunView
 from ugaf.imaging import images
 from ugaf.ingest import image_id
-from ugaf.view import RunView
+from ugaf.withdrawal import withdraw as withdrawal
 
 MEAN = {"engine_stages:Mean": None}
 
@@ -91,7 +92,7 @@ def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) 
 
 def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:
     make_photos(tmp_path / "in", 3)
-    from ugaf.cutting import cut
+    from ugaf.engine.cutting import cut
 
     checked = pipeline(tmp_path / "in", tmp_path / "run", [MEAN])
     view = go(checked)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from ugaf import balance, config
+from ugaf import balance
 from ugaf.balance import BalanceSettings, Category, Census, sampling, shares
 from ugaf.balance.categories import source_kind, source_kinds
 from ugaf.base.errors import ConfigError, UgafError
+from ugaf.pipeline import config
 
 STAGES = ["curation.photometric", "annotation.detect", "annotation.instruct", "generation.edit"]
 PIPELINE = {"name": "small", "inputs": ["sample://"], "stages": STAGES}

@@ -13,7 +13,7 @@ import pytest
 from engine_tools import tree
 
 from ugaf import cli
-from ugaf.view import RunView, StageCounts
+from ugaf.columns.view import RunView, StageCounts
 
 pytestmark = pytest.mark.own_ray
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ugaf import config, runner
 from ugaf.base.errors import ConfigError
-from ugaf.view import RunView
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
+from ugaf.pipeline import config
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")

@@ -16,9 +16,10 @@ import pytest
 import yaml
 from engine_tools import go, make_photos, pipeline, tree
 
-from ugaf import code_digest, config
-from ugaf.survey import survey
-from ugaf.view import RunView
+from ugaf.columns import code_digest
+from ugaf.columns.survey import survey
+from ugaf.columns.view import RunView
+from ugaf.pipeline import config
 
 STAGE = '''
 """A stage of one's own, whose formula lies beside it."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ugaf import config
 from ugaf.base.errors import ConfigError
+from ugaf.pipeline import config
 
 BASE = {"name": "t", "inputs": ["sample://coffee"], "stages": ["curation.photometric", "annotation.detect"]}
 

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ugaf import config
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.models.chat import ChatRequest
@@ -33,6 +32,7 @@ from ugaf.models.detectors.common import by_halves, grouped
 from ugaf.models.detectors.letterbox import letterbox
 from ugaf.models.detectors.vlm import VLMDetector
 from ugaf.models.servers import ModelServer
+from ugaf.pipeline import config
 from ugaf.stage import Failure
 
 # -- arrays and phrases ------------------------------------------------------------------------------------------------

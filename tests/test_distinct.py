@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import distinct
-from ugaf.distinct import Distinct
+from ugaf.pipeline import distinct
+from ugaf.pipeline.distinct import Distinct
 
 LINKS = pa.list_(pa.struct([("id", pa.string()), ("similarity", pa.float32()), ("bits", pa.int32())]))
 EDGES = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 24)), max_size=30)

@@ -22,11 +22,12 @@ import yaml
 from chat_fakes import FakeChat
 from pydantic import BaseModel, TypeAdapter
 
-from ugaf import cli, config, runner
+from ugaf import cli
 from ugaf.balance import BalanceSettings
 from ugaf.base.errors import ConfigError
 from ugaf.bench import __main__ as bench
-from ugaf.distinct import Distinct
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.export import ExportSettings
 from ugaf.export import columns as export_columns
 from ugaf.imaging import images
@@ -36,14 +37,15 @@ from ugaf.models import registry
 from ugaf.models.diffusion.settings import Cache, Lora
 from ugaf.models.placement import PlacementSettings
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.pipeline_settings import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings
-from ugaf.spec import Resources
+from ugaf.pipeline import config
+from ugaf.pipeline.distinct import Distinct
+from ugaf.pipeline.settings import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings
+from ugaf.pipeline.spec import Resources
 from ugaf.stage import Failure, Row, Stage
 from ugaf.trainer import __main__ as trainer
 from ugaf.trainer import settings as training
 from ugaf.trainer.rl import __main__ as post_trainer
 from ugaf.trainer.rl import settings as post_training
-from ugaf.view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

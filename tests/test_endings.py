@@ -13,8 +13,9 @@ import pytest
 import yaml
 from engine_tools import make_photos
 
-from ugaf import cli, endings
+from ugaf import cli
 from ugaf.base.errors import ConfigError
+from ugaf.cli import endings
 
 FAILING = "failing_stages:Failing"
 

@@ -254,7 +254,7 @@ def test_single_stages_and_ranges(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_other_code_made_is_not_read_as_if_it_were_unfinished(photos: Path, tmp_path: Path) -> None:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
     go(pipeline(photos, tmp_path / "run", [MEAN]))
     record = tmp_path / "run" / "run.yaml"

@@ -15,14 +15,16 @@ from engine_stages import executions, note
 from engine_tools import counts, go, make_photos, pipeline, table, tree
 from pydantic import Field
 
-from ugaf import engine, ingest, loader, runner, worker
+from ugaf import ingest
 from ugaf.base.errors import ConfigError, UgafError
-from ugaf.config import Pipeline
+from ugaf.columns.view import RunView
+from ugaf.engine import loader, runner, worker
+from ugaf.engine import ray_engine as engine
+from ugaf.engine.monitor import Monitor
+from ugaf.engine.plan import FitError, Machine, segments, size_pools
 from ugaf.imaging import images
-from ugaf.monitor import Monitor
-from ugaf.plan import FitError, Machine, segments, size_pools
+from ugaf.pipeline.config import Pipeline
 from ugaf.stage import Outcome, Row, RowError, Settings, Stage
-from ugaf.view import RunView
 
 MEAN, DOUBLE, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip"))
 HERE = __name__
@@ -384,7 +386,7 @@ def test_deaths_outside_of_any_row_stop_the_run(photos: Path, tmp_path: Path, mo
 def test_a_crash_between_the_commits_of_two_stages_loses_nothing(
     photos: Path, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ugaf.columns import Columns
+    from ugaf.columns.parts import Columns
 
     checked = pipeline(
         photos, tmp_path / "run", [{MEAN: {"trace": str(trace)}}, {DOUBLE: {"trace": str(trace)}}, FAILS]
@@ -459,7 +461,7 @@ def test_a_stage_that_cannot_be_set_up_stops_the_run(how: str, message: str, tmp
 def test_light_columns_of_a_part_with_images_come_from_its_footer(monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
-    from ugaf.storage import light_columns, parquet_bytes
+    from ugaf.storage.store import light_columns, parquet_bytes
 
     ids, places = [f"{number:032x}" for number in range(20)], [[number, number + 1] for number in range(20)]
     errors = [None if number % 3 else "RowError: no" for number in range(20)]

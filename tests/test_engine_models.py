@@ -21,12 +21,14 @@ from engine_tools import counts, go, make_photos, pipeline, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import cli, config, runner
+from ugaf import cli
 from ugaf.base.errors import ConfigError, StopRun
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
+from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
+from ugaf.engine.turns import Turns
 from ugaf.models import registry
-from ugaf.plan import FitError, Machine, _packs, segments, servers_during, size_pools
-from ugaf.turns import Turns
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
 DETECT = "annotation.detect"
@@ -165,7 +167,7 @@ def test_a_stop_leaves_its_rows_pending_and_the_run_goes_on_later(tmp_path: Path
 
 
 def test_a_stop_is_not_taken_for_a_row_s_error() -> None:
-    from ugaf.outcomes import call
+    from ugaf.engine.outcomes import call
     from ugaf.stage import Row, Stage
 
     class Gone(Stage):

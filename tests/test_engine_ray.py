@@ -18,7 +18,7 @@ import yaml
 from engine_stages import executions
 from engine_tools import counts, go, make_photos, pipeline, table
 
-from ugaf.view import RunView
+from ugaf.columns.view import RunView
 
 MEAN, DOUBLE, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip"))
 TESTS = Path(__file__).parent
@@ -143,7 +143,7 @@ def test_a_row_that_aborts_its_process_ends_as_one_failed_row(tmp_path: Path) ->
 
 
 def test_a_plan_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:
-    from ugaf.plan import FitError, Machine, segments, size_pools
+    from ugaf.engine.plan import FitError, Machine, segments, size_pools
 
     make_photos(tmp_path / "photos", 1)
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from engine_tools import go, make_photos, pipeline, table
 
-from ugaf import cli, config
+from ugaf import cli
 from ugaf.base.errors import UgafError
-from ugaf.explain import explain, story
+from ugaf.cli.explain import explain, story
+from ugaf.columns.view import RunView
 from ugaf.export import export
 from ugaf.imaging import images
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 RESOLUTION = {"curation.resolution": {"keep": {"short_side": {"min": 100}}}}
 SATURATION = {"curation.photometric": {"descriptors": ["saturation"], "keep": {"saturation": {"min": 0.0}}}}

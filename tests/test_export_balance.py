@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 from export_fakes import FakeView, contents, edits_of, fragment, parquet_rows
 
-from ugaf import config
 from ugaf.balance import BalanceSettings
 from ugaf.base.errors import ConfigError, UgafError
-from ugaf.commands import export as export_command
+from ugaf.cli.commands import export as export_command
 from ugaf.export import ExportSettings, balanced, export, split
 from ugaf.imaging import images
+from ugaf.pipeline import config
 from ugaf.storage import Storage
 
 TASKS = {"recolor": 12, "tone": 8, "add": 4}
@@ -211,14 +211,14 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
     stages = ["annotation.detect", "annotation.instruct", "generation.edit"]
     stored = config.parse({"name": "small", "inputs": ["sample://"], "stages": stages})
     view = Namespace(path="runs/x", pipeline=stored, storage=Storage(str(tmp_path)))
-    monkeypatch.setattr("ugaf.commands.asked.view", lambda _options: view)
+    monkeypatch.setattr("ugaf.cli.commands.asked.view", lambda _options: view)
 
     def export(_view: Any, settings: ExportSettings, *_: Any, **_options: Any) -> Any:
         asked.append(settings)
         return Namespace(root="shards")
 
-    monkeypatch.setattr("ugaf.commands.exported.export", export)
-    monkeypatch.setattr("ugaf.commands.exported.earlier.described", lambda *_: "")
+    monkeypatch.setattr("ugaf.cli.commands.exported.export", export)
+    monkeypatch.setattr("ugaf.cli.commands.exported.earlier.described", lambda *_: "")
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
     assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False, trust=[])) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})

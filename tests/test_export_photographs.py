@@ -13,10 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from ugaf import cli, config, runner
+from ugaf import cli
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.export import ExportSettings, export, split
 from ugaf.imaging import images
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 datasets = pytest.importorskip("datasets")
 webdataset = pytest.importorskip("webdataset")

@@ -16,11 +16,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf import config, runner
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.export import ExportSettings, export, split
 from ugaf.imaging import images
+from ugaf.pipeline import config
 from ugaf.storage import Storage
-from ugaf.view import RunView
 
 Pair = tuple[int, int, int | None, str | None]
 """Source, edited, image_id, the split that it came with."""

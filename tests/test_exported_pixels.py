@@ -18,9 +18,9 @@ from icc import ADOBE, P3, matrix_profile, numbers_in
 from PIL import Image, ImageCms, features
 
 from ugaf.cli import main
+from ugaf.columns.view import RunView
 from ugaf.imaging import images
 from ugaf.ingest.detect import IMAGE_SUFFIXES
-from ugaf.view import RunView
 
 webdataset = pytest.importorskip("webdataset")
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf import cli
-from ugaf.alike import FEWEST, FIRST_ROWS, NEARLY_ALL, FailedRow, Window, shape
 from ugaf.base.failure import Failure, RowError, at_once, each, through
+from ugaf.engine.alike import FEWEST, FIRST_ROWS, NEARLY_ALL, FailedRow, Window, shape
 
 FAILING = "failing_stages:Failing"
 

@@ -13,9 +13,10 @@ from engine_tools import go, make_photos, pipeline, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugaf import fitting, rules
 from ugaf.base.errors import ConfigError
-from ugaf.view import RunView
+from ugaf.columns import fitting
+from ugaf.columns.view import RunView
+from ugaf.pipeline import rules
 
 MEAN, DOUBLE = "engine_stages:Mean", "engine_stages:Double"
 KEEP = {"mean": {"min_quantile": 0.2, "max_quantile": 0.9}}

@@ -7,9 +7,9 @@ from pathlib import Path
 import golden
 import pytest
 
-from ugaf import config
 from ugaf.measures import change
 from ugaf.measures import composition as layout_checks
+from ugaf.pipeline import config
 
 
 @pytest.mark.parametrize("case", golden.CASES)

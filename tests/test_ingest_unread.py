@@ -14,13 +14,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ingest_helpers import good, ingest, keys, picture, settings, write
 
-from ugaf import runner
 from ugaf.base.errors import ConfigError
-from ugaf.config import parse
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
+from ugaf.engine.runner import RunOptions
 from ugaf.ingest import NotRead, list_sources
 from ugaf.ingest.tasks import TASKS, ours, unknown
-from ugaf.runner import RunOptions
-from ugaf.view import RunView
+from ugaf.pipeline.config import parse
 
 PHOTO = picture(1, size=(64, 48))
 

@@ -11,8 +11,9 @@ from engine_tools import go, make_photos, pipeline
 from report_parse import Parsed
 from tune_tools import FIRST, varied_run
 
-from ugaf import cli, config
+from ugaf import cli
 from ugaf.base.errors import ConfigError
+from ugaf.pipeline import config
 
 KEEP = {"short_side": {"min": 50}}
 STAGES = [{"curation.resolution": {"keep": KEEP}}]

@@ -20,7 +20,7 @@ from ugaf.base.location import Location, scrub
 from ugaf.cli import main
 from ugaf.ingest import InputSettings, SourceRef
 from ugaf.ingest.places import Place
-from ugaf.pipeline_settings import PipelineSettings
+from ugaf.pipeline.settings import PipelineSettings
 from ugaf.storage import Storage
 
 _SECRET = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=12, max_size=30)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ugaf import cli, config, naming
-from ugaf.view import RunView
+from ugaf import cli
+from ugaf.columns.view import RunView
+from ugaf.pipeline import config, naming
 
 
 def _named(*overrides: str, pipeline: str = "demo") -> tuple[str, str]:

@@ -32,7 +32,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 class Rows:
-    """A run in memory: fragments of (id, signature, pending, embedding), as `ugaf.across.RunRows` shows one."""
+    """A run in memory: fragments of (id, signature, pending, embedding), as `RunRows` shows one."""
 
     def __init__(self, fragments: dict[str, list[tuple[str, bytes | None, bool, list[float] | None]]]) -> None:
         self.rows = {name: sorted(rows) for name, rows in fragments.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from engine_tools import go, table
 
-from ugaf import config
+from ugaf.columns.view import RunView
 from ugaf.export import export
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 SAID = ["instruction", "task", "boxes", "engine", "source_id", "edited_id", "image_id", "split", "width", "height"]
 

@@ -12,9 +12,10 @@ from engine_tools import go, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import cli, config
-from ugaf.config import INGEST
-from ugaf.recomputed import changes
+from ugaf import cli
+from ugaf.engine.recomputed import changes
+from ugaf.pipeline import config
+from ugaf.pipeline.config import INGEST
 
 MEAN, DOUBLE, FLIP, HALVES = (f"engine_stages:{name}" for name in ("Mean", "Double", "Flip", "Halves"))
 

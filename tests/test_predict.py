@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.curation.embed import Embed
 from stages.curation.predict import SCORES, Predict
-from ugaf import config
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
 from ugaf.models import registry
@@ -23,6 +22,7 @@ from ugaf.models.encoders import unit
 from ugaf.models.predictors import predict_all
 from ugaf.models.predictors.head import HeadPredictor
 from ugaf.models.predictors.heads import head_of, read_head
+from ugaf.pipeline import config
 from ugaf.stage import Failure, Row
 
 LOOKS: list[int] = []

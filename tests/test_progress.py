@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ugaf.base.errors import UgafError
-from ugaf.progress import files, live, shown
-from ugaf.progress.files import RunLog
-from ugaf.progress.live import Call
-from ugaf.progress.tracker import Tracker
-from ugaf.status import last_call_text
+from ugaf.cli.progress import files, live, shown
+from ugaf.cli.progress.files import RunLog
+from ugaf.cli.progress.live import Call
+from ugaf.cli.progress.tracker import Tracker
+from ugaf.cli.status import last_call_text
 from ugaf.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]

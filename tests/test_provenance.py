@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stages.curation.provenance import Provenance
-from ugaf import rules
+from ugaf.pipeline import rules
 from ugaf.provenance.c2pa import Statement, decoded, statements
 from ugaf.provenance.metadata import Metadata, boxes, read
 from ugaf.provenance.tags import generator_named, provenance

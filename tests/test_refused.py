@@ -18,12 +18,13 @@ from engine_tools import counts, go, make_photos, pipeline, table, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugaf import config, runner
 from ugaf.base.errors import ConfigError
-from ugaf.columns import SOURCES, Columns
-from ugaf.cutting import count_new, cut, listed
+from ugaf.columns.parts import SOURCES, Columns
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
+from ugaf.engine.cutting import count_new, cut, listed
+from ugaf.pipeline import config
 from ugaf.storage import Storage
-from ugaf.view import RunView
 
 MEAN, DOUBLE, HALVES = ({f"engine_stages:{name}": None} for name in ("Mean", "Double", "Halves"))
 
@@ -101,7 +102,7 @@ def test_a_listing_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> 
         "from engine_tools import pipeline\n"
         "from pathlib import Path\n"
         "from ugaf import cutting\n"
-        "from ugaf.columns import Columns\n"
+        "from ugaf.columns.parts import Columns\n"
         "from ugaf.storage import Storage\n"
         "checked = pipeline(Path(sys.argv[1]), sys.argv[2], [{'engine_stages:Mean': None}], fragment_rows=2)\n"
         "columns = Columns(Storage(sys.argv[2]), checked)\n"
@@ -283,8 +284,8 @@ def test_a_run_from_before_inputs_were_recorded_is_read_and_goes_on(tmp_path: Pa
 
 
 def test_no_secret_of_an_input_is_on_record() -> None:
+    from ugaf.columns.origins import Origin, metadata
     from ugaf.ingest import InputSettings
-    from ugaf.origins import Origin, metadata
 
     url = "https://someone:hunter2@example.org/set/a.parquet?X-Amz-Signature=abcdef&v=1"
     text = metadata([Origin.of(InputSettings(path=url))]).popitem()[1].decode()

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from engine_tools import counts, go, make_photos, pipeline
 
-from ugaf import withdrawal
 from ugaf.base.errors import UgafError
-from ugaf.cutting import cut
-from ugaf.table import Choice, write
-from ugaf.view import RunView
+from ugaf.columns.table import Choice, write
+from ugaf.columns.view import RunView
+from ugaf.engine.cutting import cut
+from ugaf.withdrawal import withdraw as withdrawal
 
 MEAN, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Halves", "Flip"))
 

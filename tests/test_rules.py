@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import rules
 from ugaf.base.errors import ConfigError
+from ugaf.pipeline import rules
 
 SCHEMA = pa.schema(
     [

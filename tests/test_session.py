@@ -9,7 +9,7 @@ import pytest
 import ray
 from engine_tools import counts, go, make_photos, pipeline
 
-from ugaf.session import Session
+from ugaf.engine.session import Session
 
 
 @pytest.mark.ray

@@ -10,7 +10,8 @@ import pytest
 from engine_tools import counts, go, make_photos, pipeline, table
 
 from ugaf.base.errors import ConfigError
-from ugaf.storage import Storage, parquet_bytes, read_parquet
+from ugaf.storage import Storage
+from ugaf.storage.store import parquet_bytes, read_parquet
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

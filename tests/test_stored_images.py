@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from engine_tools import go, make_photos, table
 
-from ugaf import config
 from ugaf.base.errors import STOPPED
 from ugaf.cli import main
+from ugaf.columns.view import RunView
 from ugaf.imaging import images
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 
 def pairs(folder: Path) -> Path:

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from stages.curation.text import Text, text_area
-from ugaf import config, runner
 from ugaf.base.errors import ConfigError, StopRun
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.imaging import images
 from ugaf.models import registry
 from ugaf.models.readers import Line
+from ugaf.pipeline import config
 from ugaf.provenance.watermarks import pixel_box, watermark
 from ugaf.stage import Failure, Row
-from ugaf.view import RunView
 
 SEEN: list[tuple[int, ...]] = []
 """Shapes of the pictures that `Blocks` was given."""

@@ -16,8 +16,8 @@ from engine_tools import go, table
 from PIL import Image
 from ray import cloudpickle
 
-from ugaf import config
-from ugaf.config import Pipeline
+from ugaf.pipeline import config
+from ugaf.pipeline.config import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES: dict[str, Callable[[Any], Any]] = {
@@ -70,16 +70,16 @@ COLUMNS = {"source": "before", "edited": "after"}
 
 WITHIN_A_CALL = {
     # module: what is compared there by identity. None of these objects leaves the process or outlives the call.
-    "ugaf/config.py": {"c is not Stage"},
-    "ugaf/commands/stages.py": {"default is PydanticUndefined"},
+    "ugaf/pipeline/config.py": {"c is not Stage"},
+    "ugaf/cli/commands/stages.py": {"default is PydanticUndefined"},
     "ugaf/base/errors.py": {"option is not type(None)"},
     "ugaf/dedup/grid.py": {"second is first"},
     "ugaf/models/templates/compose.py": {"other is chosen"},
     "ugaf/wording/donors.py": {"self._fragment.peers is not row.peers"},
     "ugaf/models/predictors/__init__.py": {"id(predictor.backbone)"},
-    "ugaf/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
-    "ugaf/progress/live.py": {"threading.current_thread() is not self._thread"},
-    "ugaf/session.py": {"threading.current_thread() is not threading.main_thread()"},
+    "ugaf/cli/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
+    "ugaf/cli/progress/live.py": {"threading.current_thread() is not self._thread"},
+    "ugaf/engine/session.py": {"threading.current_thread() is not threading.main_thread()"},
     "ugaf/base/yaml_files.py": {"id(node)"},
 }
 

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from skimage import data
 
-from ugaf import config
 from ugaf.base.errors import UgafError
+from ugaf.columns.view import RunView
+from ugaf.engine.runner import RunOptions, run
 from ugaf.imaging import images
-from ugaf.runner import RunOptions, run
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 EVIL = """
 from pathlib import Path

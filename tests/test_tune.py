@@ -26,13 +26,13 @@ from tune_tools import (
     with_bounds,
 )
 
-from ugaf import config
 from ugaf.base.errors import ConfigError
+from ugaf.columns.view import RunView
+from ugaf.pipeline import config
 from ugaf.tune import PATH, as_table, data, fit_page, tune, with_settings
 from ugaf.tune.funnel import predict
 from ugaf.tune.pictures import choose
 from ugaf.tune.table import text_of, yields
-from ugaf.view import RunView
 
 SPREAD = {"d": 4.0, "e": 4.0, "n": 6.0, "t": 5.0}
 

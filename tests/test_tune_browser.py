@@ -14,11 +14,11 @@ import pytest
 import yaml
 from tune_tools import ALIKE, FAN, FIRST, LAST, SECOND, Written, linked_run, random_bounds, run_funnel, varied_run
 
-from ugaf import config
 from ugaf.base.errors import ConfigError
+from ugaf.columns.view import RunView
+from ugaf.pipeline import config
 from ugaf.tune import data, tune
 from ugaf.tune.funnel import predict
-from ugaf.view import RunView
 
 webdriver = pytest.importorskip("selenium.webdriver")
 By = pytest.importorskip("selenium.webdriver.common.by").By

@@ -11,11 +11,11 @@ from engine_tools import counts, go, make_photos, table
 from PIL import Image
 from test_ingest_images import bad_files
 
-from ugaf import config
+from ugaf.columns.view import RunView
 from ugaf.export import export
 from ugaf.imaging import boxes
+from ugaf.pipeline import config
 from ugaf.report import write_report
-from ugaf.view import RunView
 
 
 def test_a_thousand_good_images_and_twenty_bad_files(tmp_path: Path) -> None:

@@ -15,17 +15,18 @@ from engine_tools import counts, go, make_photos, pipeline, table, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugaf import cli, withdrawal
+from ugaf import cli
 from ugaf.base.errors import UgafError
-from ugaf.config import Pipeline
-from ugaf.cutting import cut
+from ugaf.cli.progress.files import Heartbeat
+from ugaf.columns.tombstones import Tombstones
+from ugaf.columns.view import RunView
+from ugaf.engine.cutting import cut
 from ugaf.export import export
 from ugaf.ingest import image_id
-from ugaf.progress.files import Heartbeat
+from ugaf.pipeline.config import Pipeline
 from ugaf.report import write_report
 from ugaf.storage import Storage
-from ugaf.tombstones import Tombstones
-from ugaf.view import RunView
+from ugaf.withdrawal import withdraw as withdrawal
 
 MEAN, DOUBLE, HALVES, FLIP, TWINS = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip", "Twins"))
 STAGES: list[Any] = [MEAN, {TWINS: {"keep": {"twins": None}}}, HALVES, FLIP]
@@ -127,7 +128,7 @@ def test_a_withdrawal_that_is_killed_is_finished_by_the_next_run(writes: int, wh
             "from engine_tools import pipeline\n"
             "from ugaf import withdrawal\n"
             "from ugaf.storage import Storage\n"
-            "from ugaf.view import RunView\n"
+            "from ugaf.columns.view import RunView\n"
             "from test_withdraw import STAGES\n"
             "folder, left = Path(sys.argv[1]), int(sys.argv[2])\n"
             "whole = Storage.write\n"

@@ -11,10 +11,11 @@ from engine_tools import go, make_photos, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf import cli, config
+from ugaf import cli
 from ugaf.base.errors import ConfigError, StopRun, UgafError
-from ugaf.commands.run import _check_nothing_waits
-from ugaf.view import RunView, StageCounts
+from ugaf.cli.commands.run import _check_nothing_waits
+from ugaf.columns.view import RunView, StageCounts
+from ugaf.pipeline import config
 
 STAGES = [{"curation.resolution": {"keep": {"short_side": {"min": 10}}}}]
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf.stage import Range, Stage
+from ugaf.stage import Stage
+from ugaf.stage.stage import Range
 
 
 class First(Stage):

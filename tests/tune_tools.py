@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config, record
-from ugaf.columns import CHILDREN, SOURCES, Columns
-from ugaf.config import Pipeline
+from ugaf.columns import record
+from ugaf.columns.parts import CHILDREN, SOURCES, Columns
+from ugaf.columns.view import RunView
 from ugaf.imaging import images
 from ugaf.ingest import SourceRef
 from ugaf.ingest.produce import image_id
-from ugaf.storage import Storage, parquet_bytes
-from ugaf.view import RunView
+from ugaf.pipeline import config
+from ugaf.pipeline.config import Pipeline
+from ugaf.storage import Storage
+from ugaf.storage.store import parquet_bytes
 
 FIRST, SECOND, FAN, LAST, ALIKE = (f"tune_stages:{name}" for name in ("First", "Second", "Fan", "Last", "Alike"))
 

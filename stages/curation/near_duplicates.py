@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ugaf import stage
-from ugaf.across import RunRows
 from ugaf.base.needs import Needs
 from ugaf.dedup import grid, storing
+from ugaf.engine.whole_run import RunRows
 from ugaf.measures import signatures
 
 LINK = pa.struct(

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from ugaf.imaging import boxes, images
 from ugaf.measures.change import Drift, detect_change
-from ugaf.stage import Range, Row, Stage
+from ugaf.stage import Row, Stage
+from ugaf.stage.stage import Range
 
 GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
 """Tasks that may change the whole image: without a target box, a global colour change is theirs, no editor's drift."""

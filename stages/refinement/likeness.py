@@ -15,7 +15,8 @@ import pyarrow as pa
 from ugaf.imaging.registration import Registration, reduce, register
 from ugaf.measures import likeness as pairs_alike
 from ugaf.measures.change import SIDE
-from ugaf.stage import Outcome, Range, Row, Stage
+from ugaf.stage import Outcome, Row, Stage
+from ugaf.stage.stage import Range
 
 
 class Likeness(Stage):

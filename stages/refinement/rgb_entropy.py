@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from ugaf.imaging import boxes
 from ugaf.measures.photometry import rgb_entropy
-from ugaf.stage import Range, Row, Stage
+from ugaf.stage import Row, Stage
+from ugaf.stage.stage import Range
 
 
 class RgbEntropy(Stage):

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.across import RunRows
 from ugaf.dedup import grid, storing
+from ugaf.engine.whole_run import RunRows
 from ugaf.measures import likeness as pairs_alike
 
 LINK = pa.struct([("id", pa.string()), ("source", pa.float32()), ("change", pa.float32())])

@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_detectors
 import tiny_editors
 
-from ugaf import config, runner
-from ugaf.columns import heavy_columns, part_schema
+from ugaf.columns.parts import heavy_columns, part_schema
+from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.export import export
 from ugaf.imaging import images
-from ugaf.view import RunView
+from ugaf.pipeline import config
 
 REASONS = {"ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible"}
 RULES = {"whole_image", "too_small", "no_op", "face", "unsafe_text", "malformed"}

@@ -23,7 +23,7 @@ from ugaf.balance.settings import MISSING, category_text
 from ugaf.base.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from ugaf.config import Pipeline
+    from ugaf.pipeline.config import Pipeline
 
 SOURCE, SOURCES = "source", "sources"
 

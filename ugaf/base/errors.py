@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
-    from ugaf.alike import Alike
+    from ugaf.engine.alike import Alike
 
 MANY_FAILED = 3
 """Exit status of a run that is done, but more rows failed than `--max-failed` allows."""
@@ -41,7 +41,7 @@ class StopRun(BaseException):
     It is no `Exception`, so that no `except Exception` around a row's work takes it for the row's fault.
 
     status: the exit status of the command that it ends. doubtful: failures before it that are hardly the rows' fault
-    either (`ugaf.alike`); those rows are taken back.
+    either (`ugaf.engine.alike`); those rows are taken back.
     """
 
     status = STOPPED

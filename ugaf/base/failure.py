@@ -27,7 +27,7 @@ class RowError(Exception):
     """Raised by a stage when a row cannot be processed; its message is shown to the user as the row's error.
 
     Errors derived from it are foreseen, and say something of the row. Anything else that is raised may as well be a
-    mistake in the stage: where nothing but such errors comes of it, the run stops (see `ugaf.alike`).
+    mistake in the stage: where nothing but such errors comes of it, the run stops (see `ugaf.engine.alike`).
 
     kind: the type of the Failure, if it is not the error's own name.
     """

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ugaf.across import RunRows
 from ugaf.dedup import alignment, embeddings, search
 from ugaf.dedup.links import Links, join, reduced
+from ugaf.engine.whole_run import RunRows
 from ugaf.measures import signatures
 from ugaf.measures.signatures import Floats
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ugaf.across import RunRows
 from ugaf.dedup.grid import unpacked
 from ugaf.dedup.links import Ends, Links, ends
+from ugaf.engine.whole_run import RunRows
 from ugaf.stage import Failure
 
 

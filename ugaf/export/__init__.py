@@ -17,9 +17,9 @@ from ugaf.balance.categories import source_kind
 from ugaf.export.settings import ExportSettings
 
 if TYPE_CHECKING:
+    from ugaf.columns.view import RunView
     from ugaf.export.earlier import Earlier
     from ugaf.export.products import Product
-    from ugaf.view import RunView
 
 __all__ = ["ExportSettings", "ExportSummary", "export", "source_kind"]
 

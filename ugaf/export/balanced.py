@@ -23,7 +23,7 @@ from ugaf.export import split
 from ugaf.export.settings import ExportSettings
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 PREFIX = "balance: "
 MAX_REASONS = 12

@@ -22,8 +22,8 @@ from ugaf.export.settings import ExportSettings
 from ugaf.export.split import OTHER_SPLIT
 
 if TYPE_CHECKING:
+    from ugaf.columns.view import RunView
     from ugaf.export.rows import Plan
-    from ugaf.view import RunView
 
 PATH = "README.md"
 

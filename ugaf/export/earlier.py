@@ -17,8 +17,8 @@ from ugaf.export.adapters import ADAPTERS
 from ugaf.export.settings import FORMATS, ExportSettings
 
 if TYPE_CHECKING:
+    from ugaf.columns.view import RunView
     from ugaf.storage import Storage
-    from ugaf.view import RunView
 
 CHANGES = "export.json"
 """Settings that `ugaf export --set` changed, by name: the value, and the pipeline's own that it stands over."""

@@ -23,7 +23,7 @@ from ugaf.export.settings import ExportSettings
 from ugaf.imaging import images
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 VERSION = 1
 """Raise it when the same rows give other files."""

@@ -10,9 +10,9 @@ from ugaf.export import folder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ugaf.columns.view import RunView
     from ugaf.export.rows import Plan
     from ugaf.export.settings import ExportSettings
-    from ugaf.view import RunView
 
 
 class Exported(Protocol):

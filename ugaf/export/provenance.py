@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 
 def inputs_of(view: RunView) -> list[str]:

@@ -33,7 +33,7 @@ from ugaf.export.settings import ExportSettings
 from ugaf.imaging import images, registration
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 VERSION = 4
 """Raise it when the same rows give other files."""

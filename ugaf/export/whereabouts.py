@@ -13,7 +13,7 @@ from ugaf.export.products import Product
 from ugaf.storage import ahead
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 
 @dataclass(frozen=True)

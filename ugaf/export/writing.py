@@ -22,8 +22,8 @@ from ugaf.export.split import SPLITS
 from ugaf.export.webdataset import WebDatasetShards
 
 if TYPE_CHECKING:
+    from ugaf.columns.view import RunView
     from ugaf.export.rows import Plan
-    from ugaf.view import RunView
 
 Progress = Callable[[int], None]
 

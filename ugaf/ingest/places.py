@@ -26,7 +26,8 @@ from ugaf.ingest.regular import check_regular, open_regular
 from ugaf.ingest.remote import WEB_BLOCK, StoreFile, WebFile
 from ugaf.ingest.sources import SourceError
 from ugaf.ingest.web import HttpError, Web, host_of, origin_of
-from ugaf.storage import open_filesystem, readers_of
+from ugaf.storage import open_filesystem
+from ugaf.storage.store import readers_of
 
 Result = TypeVar("Result")
 

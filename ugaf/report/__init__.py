@@ -12,7 +12,7 @@ from ugaf.report.collect import collect
 from ugaf.report.page import render
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 PATH = "report/index.html"
 

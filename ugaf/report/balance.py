@@ -10,7 +10,7 @@ import pyarrow as pa
 from ugaf.balance import Account, BalanceSettings, Category, Census, account
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 FIRST = ("task", "target", "source", "register", "engine", "editor")
 """Columns that are shown before all others."""

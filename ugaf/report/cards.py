@@ -19,11 +19,11 @@ from ugaf.report import thumbnails
 from ugaf.report.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 IMAGES = ("image", "source_image", "edited_image")
 NEAR_DUPLICATE = ": near-duplicate"
-"""How the rule of rows that are turned down as near-duplicates ends (see `ugaf.rules.Rule.key`)."""
+"""How the rule of rows that are turned down as near-duplicates ends (see `ugaf.pipeline.rules.Rule.key`)."""
 
 MAX_TEXT = 2000
 MAX_ITEMS = 50

@@ -21,7 +21,7 @@ from ugaf.report.distributions import Category, Distribution, Labels, Values
 from ugaf.report.sample import STATUSES, Sampler
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 LEVELS = ("image", "edit")
 VERDICT = ("id", "parent", "status", "stage", "reason")

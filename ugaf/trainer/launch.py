@@ -9,7 +9,7 @@ from typing import Any
 
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import Needs, install_hint
-from ugaf.session import Session, machine
+from ugaf.engine.session import Session, machine
 from ugaf.trainer.settings import TrainSettings
 
 LOG = logging.getLogger(__name__)

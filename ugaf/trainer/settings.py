@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError, explain_validation, nearest
-from ugaf.changes import set_path
+from ugaf.pipeline.changes import set_path
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ugaf import config
 from ugaf.base.errors import ConfigError
-from ugaf.rules import DISTINCT
+from ugaf.columns.view import RunView
+from ugaf.pipeline import config
+from ugaf.pipeline.rules import DISTINCT
 from ugaf.tune import data as reading
 from ugaf.tune import pictures
 from ugaf.tune.data import Data
 from ugaf.tune.funnel import predict, quantile_keys
 from ugaf.tune.page import page_bytes, render
 from ugaf.tune.table import RuleYield, as_table, yields
-from ugaf.view import RunView
 
 PATH = "tune/index.html"
 PICTURES = 400

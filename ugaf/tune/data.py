@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from ugaf import rules
-from ugaf.columns import CHILDREN, children_table
-from ugaf.config import INGEST, StageSpec
-from ugaf.rules import DISTINCT, Rule
+from ugaf.columns.parts import CHILDREN, children_table
+from ugaf.columns.verdicts import FAILED, KEPT, judge_all
+from ugaf.pipeline import rules
+from ugaf.pipeline.config import INGEST, StageSpec
+from ugaf.pipeline.rules import DISTINCT, Rule
 from ugaf.tune.links import GatheredLinks, Links
-from ugaf.verdicts import FAILED, KEPT, judge_all
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 MISSING, MEASURED, BROKE, CHILDLESS = 0, 1, 2, 3
 """What a stage has of a row: nothing yet, its columns, an error, the answer that no edit was possible."""

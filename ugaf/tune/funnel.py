@@ -1,8 +1,8 @@
 """What a run would keep with other thresholds, from what it has measured: the reference for the page's script.
 
 Nothing is run: a row that an earlier stage would now let through, and that a later one has not measured, would need
-work there, and counts as pending. Verdicts are those of `ugaf.verdicts`; only quantile rules are fitted although rows
-are pending, on those that are measured.
+work there, and counts as pending. Verdicts are those of `ugaf.columns.verdicts`; only quantile rules are fitted
+although rows are pending, on those that are measured.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ugaf.rules import Rule
+from ugaf.columns.verdicts import FAILED, KEPT, PENDING, REJECTED
+from ugaf.pipeline.rules import Rule
 from ugaf.tune.data import CHILDLESS, KINDS, MEASURED, Bounds, Data, Key, TunedStage
-from ugaf.verdicts import FAILED, KEPT, PENDING, REJECTED
 
 NO_RULE = -1
 NO_EDIT: Key = ("", "")

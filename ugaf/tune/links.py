@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ugaf import distinct
-from ugaf.columns import FragmentValues
-from ugaf.rules import Rule
+from ugaf.columns.parts import FragmentValues
+from ugaf.pipeline import distinct
+from ugaf.pipeline.rules import Rule
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from ugaf.tune.funnel import StageYield
 from ugaf.tune.pictures import Shown
 
 if TYPE_CHECKING:
-    from ugaf.spec import StageSpec
-    from ugaf.stage import Range
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
+    from ugaf.pipeline.spec import StageSpec
+    from ugaf.stage.stage import Range
 
 BINS = 48
 SCRIPTS = ("funnel.js", "settings.js", "show.js", "knob.js", "page.js")

@@ -19,7 +19,7 @@ from ugaf.tune.data import Data, TunedStage
 from ugaf.tune.funnel import StageYield
 
 if TYPE_CHECKING:
-    from ugaf.view import RunView
+    from ugaf.columns.view import RunView
 
 BUDGET = 8_000_000
 """Bytes of all thumbnails together, before base64 adds a third."""

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from ugaf.base.errors import ConfigError, StopRun, UgafError
-from ugaf.session import Session
+from ugaf.engine.session import Session
 from ugaf.storage import Storage
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import EMPTY_TEXT, FILE, TEXT, VERSION, Tensor, check, describe, part_name

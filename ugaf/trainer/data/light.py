@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ugaf import rules
 from ugaf.base.errors import ConfigError, nearest
+from ugaf.pipeline import rules
 from ugaf.trainer.data import wording
 from ugaf.trainer.data.draws import keys_of
 from ugaf.trainer.data.settings import DataSettings

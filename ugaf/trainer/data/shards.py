@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ugaf.base.errors import ConfigError
-from ugaf.storage import ahead, open_filesystem, readers_of
+from ugaf.storage import ahead, open_filesystem
+from ugaf.storage.store import readers_of
 from ugaf.trainer.data.geometry import Bucket, buckets_for
 from ugaf.trainer.data.settings import DataSettings
 

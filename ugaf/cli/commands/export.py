@@ -1,0 +1,29 @@
+"""`ugaf export`: write the shards of a run again."""
+
+from __future__ import annotations
+
+import argparse
+
+from ugaf.cli.commands import arguments
+
+HELP = "write a run's shards and dataset card"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    arguments.run_folder(parser)
+    arguments.changes(parser, "an export setting; it holds for later exports of this run, too")
+    arguments.replace_shards(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ugaf.cli.commands import asked
+    from ugaf.cli.commands.exported import PREFIX, asked_settings, write_shards
+    from ugaf.export import earlier
+    from ugaf.pipeline import config
+
+    view = asked.view(options)
+    changes = [f"{PREFIX}{change.removeprefix(PREFIX)}" for change in options.set]
+    document = {**view.pipeline.document, "export": earlier.remembered(view).model_dump(mode="json")}
+    settings = config.parse(document, changes).settings.export
+    write_shards(view, settings, replace=options.replace_shards, asked=asked_settings(changes))
+    return 0

@@ -1,0 +1,72 @@
+"""The command line. Only argparse is imported here, so that `--help` answers at once; each command imports its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ugaf import __version__
+from ugaf.cli.commands import COMMANDS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
+    options = parse(sys.argv[1:] if arguments is None else list(arguments))
+    from ugaf.base.errors import StopRun, UgafError
+    from ugaf.cli import endings
+
+    # A script's path lacks the working folder, which `python -m` has; last, so that nothing there hides a package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        with endings.ended_by_signals():
+            status = int(options.run_command(options) or 0)
+            sys.stdout.flush()
+            return status
+    except (UgafError, StopRun) as error:
+        print(f"ugaf: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(f"ugaf: interrupted; {endings.GOES_ON}", file=sys.stderr)
+        return endings.INTERRUPTED
+    except BrokenPipeError:
+        return endings.reader_gone()
+    except OSError as error:
+        known = endings.mend(error)
+        if known is None:
+            raise
+        print(f"ugaf: {known}", file=sys.stderr)
+        return known.status
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments; an unknown one ends the process with its command's own usage and the nearest option."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        import difflib
+
+        command = options.parser
+        known = [name for action in command._actions for name in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{hint}")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ugaf",
+        description="Turn photographs into a training set of image edits: source, box, instruction, edited.",
+    )
+    parser.add_argument("--version", action="version", version=f"ugaf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"ugaf.cli.commands.{name}")
+        command = commands.add_parser(name, help=module.HELP)
+        module.options(command)
+        command.set_defaults(run_command=module.run, parser=command)
+    return parser

@@ -1,0 +1,326 @@
+"""A run, read: its funnel, its rows with their verdicts, the story of one row. Nothing here writes or computes columns.
+
+Everything is derived from the stored columns and the rules in `run.yaml` at the moment of asking.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pat
+
+from ugaf.base import location
+from ugaf.base.errors import UgafError, nearest
+from ugaf.columns import record
+from ugaf.columns.addressing import search, source_names
+from ugaf.columns.fitting import fit
+from ugaf.columns.parts import Columns, FragmentValues, part_schema
+from ugaf.columns.verdicts import (
+    FAILED,
+    KEPT,
+    NAMES,
+    PENDING,
+    REJECTED,
+    FragmentVerdicts,
+    Given,
+    duplicates,
+    judge,
+    judge_all,
+)
+from ugaf.pipeline import naming, rules
+from ugaf.pipeline.config import INGEST, Pipeline, parse
+from ugaf.pipeline.trust import only as trusting
+from ugaf.storage import Storage
+
+EXAMPLES = 20
+"""Kinds of failures of a stage of which the first is told."""
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage as the report shows it. keep: rules by column, fitted quantiles beside their numbers."""
+
+    name: str
+    level: str
+    columns: list[str]
+    measures: list[str]
+    keep: dict[str, dict[str, Any]]
+    fingerprint: str
+    settings: dict[str, Any]
+
+
+@dataclass
+class StageCounts:
+    """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
+
+    rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
+    rows: rows that the stage has measured. examples: by error type, the first failure's `message`, `id` and `source`
+    (the file that the row came from; "" where it is not known).
+    """
+
+    name: str
+    level: str
+    given: int = 0
+    kept: int = 0
+    failed: int = 0
+    pending: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    rows: int = 0
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        rounded = {"rejected": dict(self.rejected), "errors": dict(self.errors), "seconds": round(self.seconds, 3)}
+        return {**vars(self), **rounded}
+
+    def check(self) -> None:
+        """Raises AssertionError if a row was lost or counted twice."""
+        total = self.kept + sum(self.rejected.values()) + self.failed + self.pending
+        if total != self.given:
+            raise AssertionError(f"{self.name}: {self.given} rows given, {total} accounted for")
+
+
+class RunView:
+    """Reads a run's folder. `path` is the folder as the user named it.
+
+    Without a `pipeline`, the one that the run records is read; of its own classes (`package.module:Class`) only those
+    of the packages in `trust` are imported. Raises UgafError for others.
+    """
+
+    def __init__(self, path: str, pipeline: Pipeline | None = None, trust: Collection[str] = ()) -> None:
+        self.path = location.kept(path)
+        self.storage = Storage(path)
+        self.record: dict[str, Any] = {}
+        if pipeline is None or self.storage.exists(record.RUN_FILE):
+            self.record = record.read(self.storage, self.path)
+        if pipeline is None:
+            with trusting(trust, f"{self.path}/{record.RUN_FILE}"):
+                pipeline = parse(self.record["pipeline"])
+            _check_fingerprints(self.record, pipeline, self.path)
+        self.pipeline = pipeline
+        self.name, self.about = naming.title(pipeline), naming.about(pipeline)
+        self.columns = Columns(self.storage, pipeline)
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """Every input that ever fed the run: `input`, `sources`, `rows`. [] where there is no record of it."""
+        return [{key: entry[key] for key in ("input", "sources", "rows")} for entry in self.record.get("inputs", ())]
+
+    @cached_property
+    def fragments(self) -> list[str]:
+        return self.columns.fragments()
+
+    @cached_property
+    def skips(self) -> dict[str, set[str]]:
+        """Exact duplicates across fragments: ids of each fragment that an earlier one holds."""
+        return duplicates(self.columns, self.fragments)
+
+    @cached_property
+    def fits(self) -> dict[str, tuple[rules.Rule, ...]]:
+        return fit(self.columns, self.fragments, self.skips)
+
+    @cached_property
+    def stages(self) -> list[StageView]:
+        ingest = self.pipeline.ingest_schema
+        views = [
+            StageView(
+                INGEST,
+                self.pipeline.base_level,
+                [name for name in ingest.names if name != "id"],
+                [f.name for f in ingest if _is_measure(f.type)],
+                {},
+                self.pipeline.ingest_fingerprint,
+                {"inputs": [entry.model_dump(mode="json") for entry in self.pipeline.settings.inputs]},
+            )
+        ]
+        for spec in self.pipeline.stages:
+            columns = spec.cls.writes
+            keep = rules.describe(self.fits.get(spec.name, spec.rules))
+            measures = [f.name for f in columns if _is_measure(f.type)]
+            settings = spec.settings.model_dump(mode="json")
+            views.append(
+                StageView(spec.name, spec.level, list(columns.names), measures, keep, spec.fingerprint, settings)
+            )
+        return views
+
+    def verdicts(self) -> Iterator[FragmentVerdicts]:
+        """Fragment after fragment, as stored now."""
+        yield from judge_all(self.columns, self.fragments, skips=self.skips, fits=self.fits)
+
+    def funnel(self) -> list[StageCounts]:
+        """Every stage's account, ingest first, checked: no row is lost or counted twice."""
+        levels = {INGEST: self.pipeline.base_level, **{spec.name: spec.level for spec in self.pipeline.stages}}
+        out = {name: StageCounts(name, level) for name, level in levels.items()}
+        for fragment in self.verdicts():
+            for given in fragment.stages:
+                counts = out[given.stage]
+                tally = np.bincount(given.code, minlength=4)
+                counts.given += len(given.ids) + len(given.unread)
+                counts.kept += int(tally[KEPT])
+                counts.failed += int(tally[FAILED])
+                counts.pending += int(tally[PENDING]) + len(given.unread)
+                counts.rejected.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == REJECTED))
+                counts.errors.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == FAILED))
+                self._add_examples(counts, fragment, given)
+                counts.seconds += given.seconds
+                counts.rows += int(np.count_nonzero(given.index >= 0))
+        for counts in out.values():
+            counts.check()
+        return list(out.values())
+
+    def _add_examples(self, counts: StageCounts, fragment: FragmentVerdicts, given: Given) -> None:
+        """The first failure of each kind."""
+        for position in np.flatnonzero(given.code == FAILED):
+            kind = given.reason(int(position), False)
+            if kind in counts.examples or len(counts.examples) >= EXAMPLES:
+                continue
+            key = given.ids[position]
+            names = source_names(self.columns, fragment.fragment).get(fragment.parents.get(key, key), [])
+            message = given.reason(int(position))
+            counts.examples[kind] = {"message": message, "id": key, "source": names[0] if names else ""}
+
+    def rows(
+        self,
+        level: str,
+        columns: Sequence[str] = (),
+        *,
+        kept: bool = False,
+        ids: Collection[str] | None = None,
+        chosen: Callable[[dict[str, Any]], bool] = lambda _: True,
+    ) -> Iterator[pa.Table]:
+        """Rows of one level ("image" or "edit") with their verdicts, one table a fragment, sorted by id.
+
+        Always with id, parent (edits of a run that made them), status ("kept", "rejected", "failed", "pending"),
+        stage (that decided; "" if kept) and reason ("rgb_entropy 3.1 < 5.5" or the error; "" if kept), then the asked
+        columns, null where they have not been computed. An edit may ask for its photograph's columns.
+
+        Args:
+            kept: only rows that every stage kept.
+            ids: only these rows; image-sized columns are read for no others.
+            chosen: only rows for which this is true; it gets their id, status, stage and reason.
+        """
+        wanted = [name for name in dict.fromkeys(columns) if name not in ("id", "parent")]
+        for fragment in self.verdicts():
+            story = [row for row in self._story(fragment, level) if not kept or row["status"] == "kept"]
+            story = [row for row in story if chosen(row)]
+            if ids is not None:
+                story = [row for row in story if row["id"] in ids]
+            yield self._table(fragment.fragment, level, wanted, story)
+
+    def find(self, text: str) -> tuple[str, str, FragmentVerdicts]:
+        """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
+        name or a part of one (see `ugaf.columns.addressing`). Raises UgafError if none or several, or if it was not read
+        yet.
+        """
+        found = search(self, [text])[text]
+        matches = found.matches
+        if not matches:
+            stones = self.columns.tombstones
+            if stone := stones.of_id(text) or stones.of_name(text) or stones.of_name(os.path.abspath(text)):
+                raise UgafError(
+                    f"{text} was withdrawn from {self.path} ({stone.when}{stone.reason and ': '}{stone.reason})"
+                )
+            raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
+        if len(matches) > 1:
+            raise UgafError(found.ambiguity(text, self.path))
+        (match,) = matches
+        if match.place is not None:
+            raise UgafError(f"{match.source} has not been read yet: it is pending at {INGEST}")
+        skip = self.skips.get(match.fragment, ())
+        return match.id, match.level, judge(self.columns, match.fragment, skip=skip, fits=self.fits)
+
+    def values(self, fragment: str, columns: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Columns of rows by id, all of the rows' own level."""
+        return FragmentValues(self.columns, fragment).of(columns, ids)
+
+    @cached_property
+    def more_sources(self) -> dict[str, list[str]]:
+        """Sources of exact duplicates in later fragments, by id: the one row remembers them all."""
+        out: dict[str, list[str]] = {}
+        for fragment, again in self.skips.items():
+            if "sources" not in self.pipeline.ingest_schema.names:
+                break
+            for key, row in self.values(fragment, ["sources"], sorted(again)).items():
+                out.setdefault(key, []).extend(row["sources"] or ())
+        return out
+
+    def _story(self, fragment: FragmentVerdicts, level: str) -> list[dict[str, Any]]:
+        """Every row of a level with the verdict of the stage that decided it."""
+        fan_out = self.pipeline.fan_out
+        is_child = level == "edit" and not self.pipeline.is_pairs
+        if is_child:
+            after = fragment.stages[fan_out + 2 :] if fan_out is not None else []
+            decided = dict.fromkeys(sorted(fragment.parents), ("kept", "", "")) if fan_out is not None else {}
+        elif level != self.pipeline.base_level:
+            return []
+        else:
+            after = fragment.stages if fan_out is None else fragment.stages[: fan_out + 2]
+            decided = dict.fromkeys(fragment[INGEST].ids, ("kept", "", ""))
+        for given in after:
+            for number in np.flatnonzero(given.code != KEPT):
+                status = NAMES[given.code[number]]
+                decided[given.ids[number]] = (status, given.stage, given.reason(int(number)))
+        return [
+            {"id": key, **({"parent": fragment.parents[key]} if is_child else {})}
+            | {"status": status, "stage": stage, "reason": reason}
+            for key, (status, stage, reason) in decided.items()
+        ]
+
+    def _table(self, fragment: str, level: str, columns: Sequence[str], story: list[dict[str, Any]]) -> pa.Table:
+        schema = self.rows_schema(level, columns)
+        is_child = level == "edit" and not self.pipeline.is_pairs
+        base = [name for name in columns if self.pipeline.is_base_column(name)]
+        own = [name for name in columns if name not in base]
+        reader = FragmentValues(self.columns, fragment)
+        keys = [row["id"] for row in story]
+        owners = [row["parent"] for row in story] if is_child else keys
+        base_values = reader.of(base, sorted(set(owners))) if base and keys else {}
+        own_values = reader.of(own, keys) if own and is_child and keys else {}
+        rows = []
+        for row, owner in zip(story, owners, strict=True):
+            values = {**row, **base_values.get(owner, {}), **own_values.get(row["id"], {})}
+            if "sources" in columns and owner in self.more_sources:
+                values["sources"] = sorted({*(values["sources"] or ()), *self.more_sources[owner]})
+            rows.append(values)
+        return pa.Table.from_pylist([{f.name: r.get(f.name) for f in schema} for r in rows], schema=schema)
+
+    def rows_schema(self, level: str, columns: Sequence[str]) -> pa.Schema:
+        """The columns of `rows`. Raises UgafError for one that the run does not have."""
+        for name in columns:
+            if name not in self.pipeline.providers:
+                raise UgafError(f"the run has no column {name!r}{nearest(name, self.pipeline.providers)}")
+        is_child = level == "edit" and not self.pipeline.is_pairs
+        text = ["id", *(["parent"] if is_child else []), "status", "stage", "reason"]
+        fields = [pa.field(name, pa.string()) for name in text]
+        return pa.schema([*fields, *(pa.field(name, self._type(name)) for name in columns)])
+
+    def _type(self, column: str) -> pa.DataType:
+        provider = self.pipeline.providers[column]
+        if provider != INGEST and self.pipeline.stage(provider).cls.fans_out:
+            return self.pipeline.stage(provider).cls.writes.field(column).type
+        return part_schema(self.pipeline, provider).field(column).type
+
+
+def _check_fingerprints(made: dict[str, Any], pipeline: Pipeline, path: str) -> None:
+    """A run that other code made would read as pending, and its shards as stale: say so instead."""
+    now = {INGEST: pipeline.ingest_fingerprint, **{spec.name: spec.fingerprint for spec in pipeline.stages}}
+    then = made.get("fingerprints", {})
+    for name, fingerprint in now.items():
+        if then.get(name) != fingerprint:
+            raise UgafError(
+                f"{path} was made by ugaf {made.get('ugaf', '?')} with other code: {name} is {then.get(name)} there "
+                f"and {fingerprint} here; read it with the code that made it, or run its pipeline again"
+            )
+
+
+def _is_measure(type: pa.DataType) -> bool:
+    return pat.is_integer(type) or pat.is_floating(type)

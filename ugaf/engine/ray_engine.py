@@ -1,0 +1,291 @@
+"""Runs segments of a plan: on Ray Data, or inline in this process.
+
+On Ray Data one row is one fragment's name, a segment is one streaming plan (`from_items(fragments)` and one
+`map_batches` on an actor pool for each group), and no data but names travels between the pools: workers read and write
+the run's folder. A worker that dies is restarted by Ray and gets its fragment again; the Monitor knows what it held.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any
+
+from ugaf.base.errors import STOPPED, StopRun, UgafError
+from ugaf.engine.alike import Alike, AlikeError
+from ugaf.engine.monitor import BatchedJournal, Monitor
+from ugaf.engine.plan import Group, left_by_servers, servers_during, size_pools
+from ugaf.engine.session import machine
+from ugaf.engine.whole_run import RunRows, run_stage
+from ugaf.engine.worker import StageWorker, Task, one_thread
+from ugaf.pipeline.config import Pipeline
+
+SETUP_DEATHS = 3
+"""Deaths of a worker in its set-up, one after the other, after which the run stops."""
+
+ASK_S = 30.0
+"""Seconds for an answer of the monitor, which has nothing to do but answer."""
+
+DIED_OF = "a crash in native code, or too little memory: see the logs of Ray, or try fewer workers (engine.workers)"
+
+Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
+
+
+class RunError(StopRun):
+    """The engine stopped: the message holds the cause. status: 1 where the cause is a fault of ours."""
+
+    def __init__(self, message: str, status: int = STOPPED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _WorkerError(Exception):
+    """Carries a stop out of a process of Ray's, whose own machinery handles an `Exception` only."""
+
+
+MakeTask = Callable[[Group], Task]
+
+
+def run_inline(
+    groups: Sequence[Group],
+    make_task: MakeTask,
+    work: Mapping[str, Sequence[str]],
+    monitor: Monitor | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
+    monitor = monitor or Monitor()
+    with watched(monitor.snapshot, progress or (lambda _: None)):
+        try:
+            for group in groups:
+                worker = StageWorker(make_task(group), monitor)
+                for fragment, skip in work.items():
+                    worker.run(fragment, skip)
+                _stop_for(monitor.at_end())
+        except StopRun as stop:
+            stop.doubtful = stop.doubtful or monitor.doubtful()
+            raise
+
+
+class _RayWorker:
+    """What Ray Data keeps in each actor."""
+
+    def __init__(self, task: Task, monitor: Any) -> None:
+        import ray
+
+        # What fails here is kept for the first call: Ray starts a worker whose constructor fails again, for ever
+        # if its process died, and shows the error of a call only.
+        self.worker: StageWorker | None = None
+        self.status = STOPPED
+        self.monitor = monitor
+        self.journal = BatchedJournal(monitor)
+        stages = ", ".join(name for chain in task.chains for name in chain)
+        me = ray.get_runtime_context().get_actor_id()
+        deaths = ray.get(monitor.starting.remote(me))
+        if deaths >= SETUP_DEATHS:
+            self.problem = f"the worker of {stages} died {deaths} times while it was being set up ({DIED_OF})"
+            return
+        try:
+            self.worker = StageWorker(task, self.journal)
+        except (Exception, StopRun) as error:
+            known = isinstance(error, UgafError | StopRun)
+            self.problem = f"setting up {stages}: {error if known else traceback.format_exc()}"
+            self.status = getattr(error, "status", STOPPED)
+        ray.get(monitor.started.remote(me))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        try:
+            if self.worker is None:
+                raise _WorkerError(self.problem)
+            for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
+                self.worker.run(str(fragment), json.loads(str(skip)))
+        except (Exception, StopRun) as error:
+            # Ray Data's own error does not carry the cause.
+            known = isinstance(error, UgafError | StopRun | _WorkerError)
+            text = str(error) if known else traceback.format_exc()
+            status = self.status if isinstance(error, _WorkerError) else getattr(error, "status", 1)
+            self.journal.flush()
+            ray.get(self.monitor.fail.remote(text, status))
+            raise _WorkerError(text) from error
+        return batch
+
+
+class RayEngine:
+    """Runs segments on the Ray that this process is connected to (see `Session`).
+
+    stop_after_alike: see `EngineSettings`.
+    """
+
+    def __init__(self, stop_after_alike: int = 0) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # Beside the driver, whose end is the run's in any case. If its process dies it is started again, and knows
+        # nothing: no more than at the beginning of a session.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ray.remote(Monitor)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        self.monitor: Any = actor.options(**options).remote(stop_after_alike)
+
+    def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
+        """Raises FitError if any of the segments does not fit, before the first one starts."""
+        engine = pipeline.settings.engine
+        for number, groups in enumerate(segments):
+            servers = servers_during(segments, number, engine.streaming)
+            size_pools(groups, left_by_servers(machine(), pipeline, servers), engine.workers)
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        make_task: MakeTask,
+        work: Mapping[str, Sequence[str]],
+        pipeline: Pipeline,
+        servers: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        """One streaming plan over the fragments. Raises RunError with the first worker's error.
+
+        work: fragment -> ids to skip. servers: entries of `models:` that are running meanwhile.
+        """
+        import ray
+
+        _quiet_ray_data()
+        items = [{"fragment": name, "skip": json.dumps(sorted(skip))} for name, skip in work.items()]
+        left = left_by_servers(machine(), pipeline, servers)
+        pools = size_pools(groups, left, pipeline.settings.engine.workers)
+        data: Any = ray.data.from_items(items, override_num_blocks=len(items))
+        for pool in pools:
+            data = data.map_batches(
+                _RayWorker,
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(pool.workers, len(items)),
+                    # Names only travel: one that waits at a busy worker is one that an idle worker lacks.
+                    max_tasks_in_flight_per_actor=pool.fragments,
+                    # Fragments in threads of one worker, where its stage waits for a server.
+                    max_concurrent_calls_per_actor=pool.fragments,
+                    enable_true_multi_threading=pool.fragments > 1,
+                ),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+                fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},
+            )
+        with watched(self._snapshot, progress):
+            try:
+                for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
+                    pass
+            except ray.exceptions.RayError as error:
+                _stop_for(self._ask("alike", None))
+                problem, status = self._ask("problem", ("", STOPPED))
+                stop = RunError(f"a worker stopped the run: {problem or _cause(error)}", status)
+                stop.doubtful = self._ask("doubtful", ())
+                raise stop from error
+        _stop_for(self._ask("at_end", None))
+
+    def _ask(self, method: str, otherwise: Any) -> Any:
+        """What the monitor answers; `otherwise` if it is gone, and all of Ray perhaps."""
+        import ray
+
+        try:
+            return ray.get(getattr(self.monitor, method).remote(), timeout=ASK_S)
+        except ray.exceptions.RayError:
+            return otherwise
+
+    def news(self) -> list[str]:
+        """What workers told since the last call, see `Monitor.news`."""
+        return list(self._ask("news", []))
+
+    def run_whole(self, run: RunRows, seed: int, progress: Progress) -> None:
+        """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""
+        import ray
+
+        run.mapper = self._map
+        with watched(self._snapshot, progress):
+            run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
+
+    def _map(self, run: RunRows, function: Callable[[RunRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """function(run, item) of each item in order, as many at once as there are CPUs; of a single one here, for a
+        process that Ray starts for it would gain nothing."""
+        import ray
+
+        first = list(islice(items := iter(items), 2))
+        if len(first) < 2:
+            yield from (function(run, item) for item in first)
+            return
+        items = chain(first, items)
+        task, shared = ray.remote(_one_item), ray.put(run)
+        most, waiting = max(1, int(machine().cpus)), deque[Any]()
+        for item in items:
+            waiting.append(task.options(num_cpus=1).remote(shared, function, item))
+            if len(waiting) >= most:
+                yield _answer(waiting.popleft())
+        while waiting:
+            yield _answer(waiting.popleft())
+
+    def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._ask("snapshot", {})
+
+
+@contextmanager
+def watched(snapshot: Callable[[], Mapping[str, Mapping[str, Any]]], progress: Progress) -> Iterator[None]:
+    """Gives `progress` the snapshot twice a second, and once more at the end."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(0.5):
+            progress(snapshot())
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    progress(snapshot())
+
+
+def _stop_for(alike: Alike | None) -> None:
+    if alike is not None:
+        raise AlikeError(alike)
+
+
+def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:
+    one_thread()
+    try:
+        return function(run, item)
+    except StopRun as error:
+        raise _WorkerError(str(error)) from error
+
+
+def _answer(task: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        raise RunError(f"a task stopped the run: {_cause(error)}") from error
+
+
+def _quiet_ray_data() -> None:
+    """Ray Data's own bars and notices tell of blocks and operators; the run shows its own progress, in rows."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _cause(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error.__cause__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

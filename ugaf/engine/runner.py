@@ -1,0 +1,374 @@
+"""One run from beginning to end: cut fragments, run what is pending segment by segment, write shards and report.
+
+Resuming after a crash, adding photographs and loosening a threshold are this same function: it does what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ugaf.base import faults
+from ugaf.base.errors import ConfigError, StopRun, UgafError
+from ugaf.base.needs import install_hint
+from ugaf.cli.progress.watcher import Watcher
+from ugaf.columns import record
+from ugaf.columns.code_digest import made_by_other_code
+from ugaf.columns.fitting import check_recorded
+from ugaf.columns.parts import Columns
+from ugaf.columns.survey import Survey, survey
+from ugaf.columns.verdicts import Fits
+from ugaf.columns.view import RunView
+from ugaf.engine.alike import Alike, shape
+from ugaf.engine.cutting import listed
+from ugaf.engine.monitor import Monitor
+from ugaf.engine.plan import Group, segments, servers_during, servers_of
+from ugaf.engine.ray_engine import MakeTask, RayEngine, run_inline, watched
+from ugaf.engine.session import Session, cluster_address
+from ugaf.engine.whole_run import rows_of, run_stage
+from ugaf.engine.worker import Task
+from ugaf.ingest import save_listing, unknown_tasks
+from ugaf.models.servers import ServerLink
+from ugaf.pipeline.config import INGEST, Pipeline
+from ugaf.storage import Storage
+from ugaf.withdrawal import withdraw as withdrawal
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks of one call. first, last: stages to run, by name (both given for a single stage). replace: take
+    over the folder of another pipeline's run."""
+
+    first: str | None = None
+    last: str | None = None
+    retry_failed: bool = False
+    address: str | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class SegmentWork:
+    """What a segment would do: fragments with something pending (and their duplicate ids), the groups that it takes,
+    and rows pending by stage as far as can be known before the stages before them have run."""
+
+    groups: list[Group]
+    fragments: dict[str, list[str]]
+    pending: dict[str, int]
+
+
+def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None) -> None:
+    """Do all that is pending.
+
+    progress: gets a Monitor snapshot a few times a second. notify: gets a line now and then. watcher: is told what is
+    being done.
+
+    What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
+    libraries looked at, before new sources count.
+
+    Raises StopRun where the run was stopped and the same call goes on.
+    """
+    try:
+        _run(pipeline, options, progress, notify, watcher or Watcher())
+    except StopRun as stop:
+        # No worker is left that could write another such row.
+        for alike in stop.doubtful:
+            _take_back(Columns(Storage(pipeline.output), pipeline), alike)
+        raise
+
+
+def _take_back(columns: Columns, alike: Alike) -> None:
+    for fragment in sorted(alike.fragments):
+        columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
+
+
+def _as_recorded(pipeline: Pipeline) -> RunView:
+    """The run by the pipeline that made its shards: a changed one might leave it without a pair. Else by this one."""
+    own = {spec.name.partition(".")[0] for spec in pipeline.stages if ":" in spec.name}
+    try:
+        return RunView(pipeline.output, trust=own)
+    except UgafError:
+        return RunView(pipeline.output, pipeline)
+
+
+def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+    allowed = _allowed(pipeline, options)
+    faults.set_patience(pipeline.settings.engine.patience_s, notify)
+    _check_output(pipeline, options)
+    taken_over = record.check_pipeline(pipeline, options.replace)
+    columns = Columns(Storage(pipeline.output), pipeline)
+    check_recorded(columns)
+    if columns.storage.exists(record.RUN_FILE):
+        watcher.accepted()
+    if withdrawal.is_unfinished(columns.storage):
+        withdrawal.finish(_as_recorded(pipeline), notify)
+    parts = restricted(pipeline, options)
+    if taken_over:
+        notify(taken_over)
+    with ExitStack() as stack:
+        machines = _Machines(pipeline, options, stack, notify, watcher)
+        if INGEST in allowed:
+            _take_in(columns, parts, machines, notify, watcher)
+        watcher.doing("reading what is stored")
+        found = survey(columns)
+        if (missing := found.missing_inputs(pipeline, options.first)) is not None:
+            raise ConfigError(missing)
+        record.save(columns, found.fits, found.inputs)
+        watcher.accepted()
+        monitor = Monitor(pipeline.settings.engine.stop_after_alike)
+        for line in record.stays(pipeline, found.inputs) if INGEST in allowed else ():
+            notify(line)
+        for line in made_by_other_code(pipeline.stages, found.made_by):
+            notify(line)
+        for number, groups in enumerate(parts):
+            work = pending_work(pipeline, found, groups, options)
+            if not work.fragments or not work.groups:
+                continue
+            machines.ready([work.groups, *parts[number + 1 :]])
+            engine, servers = machines.engine, machines.servers
+            servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
+            if servers.lacks(servers_of(work.groups)):
+                watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
+            links = servers.need(servers_of(work.groups), on_ray=engine is not None)
+            make_task = _task_maker(columns, found.fits, options, links)
+            watcher.doing(_segment_text(number, len(parts), work), work.pending)
+            if work.groups[0].whole_run:
+                _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
+            elif engine is None:
+                run_inline(work.groups, make_task, work.fragments, monitor, progress)
+                for line in monitor.news():
+                    notify(line)
+            else:
+                engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
+                for line in engine.news():
+                    notify(line)
+            watcher.doing("reading what is stored")
+            found = survey(columns)
+            if INGEST in (name for group in work.groups for name in group.stages):
+                _note_unknown_tasks(columns, notify)
+            record.save(columns, found.fits, found.inputs)
+
+
+def _segment_text(number: int, of: int, work: SegmentWork) -> str:
+    names = list(work.pending)
+    stages = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    return f"segment {number + 1} of {of}, {stages}"
+
+
+def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, notify: Notify, watcher: Watcher) -> None:
+    """Make what is new in the inputs part of the run, if the run can do its work."""
+    watcher.doing("listing the inputs")
+    with listed(columns, watcher) as new:
+        if new.count:
+            machines.ready(parts)
+            if not columns.storage.exists(record.RUN_FILE):
+                record.save(columns, {})
+            new.publish()
+            notify(f"{new.count} new sources")
+        for origin, count in new.missing.items():
+            notify(
+                f"{count} sources of {origin.name} are no longer listed (gone, replaced or past its limit): what was "
+                "taken in from them stays in this run"
+            )
+        save_listing(columns.storage, new.not_read)
+        if new.not_read:
+            notify(f"not read: {new.not_read}")
+
+
+def _note_unknown_tasks(columns: Columns, notify: Notify) -> None:
+    """Say and keep which tasks of a pair set ugaf has no name for: their pairs are judged like those without one."""
+    if not columns.pipeline.is_pairs:
+        return
+    names = (
+        name
+        for fragment in columns.fragments()
+        for name in columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
+    )
+    found = unknown_tasks(names)
+    save_listing(columns.storage, tasks=found)
+    if found:
+        shown = ", ".join(f"{task}: {count:,}" for task, count in list(found.items())[:8])
+        rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        notify(f"tasks that ugaf has no name for (their pairs are judged like those without a task): {shown}{rest}")
+
+
+class _Machines:
+    """What does the work, got ready when it is known that there is some: Ray, and the model servers.
+
+    engine: None for an inline run.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, options: RunOptions, stack: ExitStack, notify: Notify, watcher: Watcher
+    ) -> None:
+        self._watcher = watcher
+        self.engine: RayEngine | None = None
+        self._on_cluster = cluster_address(options.address) is not None
+        self.servers = RunningServers(pipeline, self._on_cluster, notify)
+        self._pipeline = pipeline
+        self._options = options
+        self._stack = stack
+        self._is_ready = False
+
+    def ready(self, parts: Sequence[Sequence[Group]]) -> None:
+        """Raises ConfigError or FitError where these segments cannot be done here. Done once, by the first call."""
+        if self._is_ready:
+            return
+        self._is_ready = True
+        _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
+        if self._pipeline.settings.engine.executor != "inline":
+            self._watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
+            self._stack.enter_context(Session(self._options.address))
+            self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike)
+            self.engine.check(parts, self._pipeline)
+        self._stack.enter_context(self.servers)
+
+
+def _run_whole(
+    columns: Columns, found: Survey, group: Group, options: RunOptions, engine: RayEngine | Monitor, progress: Any
+) -> None:
+    """One stage that compares the rows of the whole run; with a Monitor for an engine, in this process alone."""
+    assert group.spec is not None
+    rows = rows_of(columns, group.spec, columns.fragments(), found.skips, found.fits, options.retry_failed)
+    seed = columns.pipeline.settings.seed
+    if isinstance(engine, RayEngine):
+        engine.run_whole(rows, seed, progress)
+    else:
+        with watched(engine.snapshot, progress):
+            run_stage(rows, seed, engine.progress)
+
+
+class RunningServers:
+    """The model servers of a run: started when a segment needs them, stopped when they are in the way or of no use."""
+
+    def __init__(self, pipeline: Pipeline, on_cluster: bool, notify: Notify) -> None:
+        self._models = pipeline.settings.models
+        self._on_cluster = on_cluster
+        self._notify = notify
+        self._links: dict[str, ServerLink] = {}
+        self._handles: dict[str, Any] = {}
+
+    def __enter__(self) -> RunningServers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep_only(())
+
+    @property
+    def names(self) -> list[str]:
+        """Those that run now."""
+        return sorted(self._links)
+
+    def lacks(self, names: Sequence[str]) -> bool:
+        """Whether one of them has to be started."""
+        return any(name not in self._links for name in names)
+
+    def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
+        """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""
+        from ugaf.models.servers.supervisor import begin_servers
+
+        new = [name for name in names if name not in self._links]
+        if new:
+            links, handles = begin_servers(self._models, new, on_ray, self._notify, self._on_cluster)
+            self._links.update(links)
+            self._handles.update(handles)
+        return {name: self._links[name] for name in names}
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Stop all others."""
+        from ugaf.models.servers.supervisor import stop_servers
+
+        unused = [name for name in self._links if name not in names]
+        for name in unused:
+            del self._links[name]
+        handles = {name: self._handles.pop(name) for name in unused if name in self._handles}
+        if handles:
+            stop_servers(handles, self._notify)
+
+
+def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOptions) -> None:
+    """On this machine, that the libraries of the chosen models are there; a cluster's workers look for themselves."""
+    if cluster_address(options.address):
+        return
+    for name in (name for group in groups for name in group.stages if name != INGEST):
+        missing = pipeline.stage(name).needs.missing()
+        if missing:
+            raise ConfigError(f"{name}: {install_hint(missing)}")
+
+
+def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
+    """What is missing in a segment."""
+    order = [INGEST, *(spec.name for spec in pipeline.stages)]
+    allowed = _allowed(pipeline, options)
+    kept = [group for group in (_restrict(group, allowed) for group in groups) if group is not None]
+    names = [name for group in kept for name in group.stages]
+    if not names:
+        return SegmentWork([], {}, {})
+    work: dict[str, list[str]] = {}
+    pending = dict.fromkeys(names, 0)
+    for fragment, todo in found.todo.items():
+        counts = {name: new + (failed if options.retry_failed else 0) for name, (new, failed) in todo.items()}
+        for name in counts.keys() & pending.keys():
+            pending[name] += counts[name]
+            if counts[name]:
+                work[fragment] = sorted(found.skips.get(fragment, ()))
+    first = next((order.index(name) for name in names if pending[name]), len(order))
+    due = set(order[first:])
+    needed = [group for group in (_from(group, due) for group in kept) if group is not None]
+    return SegmentWork(needed, work, pending)
+
+
+def _check_output(pipeline: Pipeline, options: RunOptions) -> None:
+    """On a cluster a relative path is another folder on every node, and a submitted job's is deleted after it."""
+    cluster = cluster_address(options.address)
+    on_ray = pipeline.settings.engine.executor == "ray"
+    if on_ray and cluster and "://" not in pipeline.output and not os.path.isabs(os.path.expanduser(pipeline.output)):
+        raise ConfigError(
+            f"output: on the cluster {cluster} the run's folder must be a URL or an absolute path that every node "
+            f"shares (got {pipeline.output!r}); set it with --output"
+        )
+
+
+def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:
+    order = [INGEST, *(spec.name for spec in pipeline.stages)]
+    for name in (options.first, options.last):
+        if name is not None and name != INGEST:
+            pipeline.stage(name)
+    first = order.index(options.first) if options.first else 0
+    last = order.index(options.last) if options.last else len(order) - 1
+    if first > last:
+        raise ConfigError(f"--from {options.first} comes after --until {options.last}")
+    return set(order[first : last + 1])
+
+
+def restricted(pipeline: Pipeline, options: RunOptions) -> list[list[Group]]:
+    """All segments with only the stages that were asked for."""
+    allowed = _allowed(pipeline, options)
+    found = [[g for g in (_restrict(group, allowed) for group in groups) if g] for groups in segments(pipeline)]
+    return [groups for groups in found if groups]
+
+
+def _from(group: Group, due: set[str]) -> Group | None:
+    """The group without the chains that have nothing to do in any fragment."""
+    chains = tuple(chain for chain in group.chains if due.intersection(chain))
+    return replace(group, chains=chains) if chains else None
+
+
+def _restrict(group: Group, allowed: set[str]) -> Group | None:
+    """The group with only the allowed stages (a contiguous range of the pipeline)."""
+    chains = tuple(tuple(name for name in chain if name in allowed) for chain in group.chains)
+    chains = tuple(chain for chain in chains if chain)
+    return replace(group, chains=chains) if chains else None
+
+
+def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mapping[str, ServerLink]) -> MakeTask:
+    def make(group: Group) -> Task:
+        url, names = columns.storage.url, servers_of([group])
+        servers = {name: links[name] for name in names}
+        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers)
+
+    return make

@@ -1,0 +1,9 @@
+"""What the author of a stage or of an engine needs."""
+
+from ugaf.stage.stage import Failure as Failure
+from ugaf.stage.stage import Outcome as Outcome
+from ugaf.stage.stage import Row as Row
+from ugaf.stage.stage import RowError as RowError
+from ugaf.stage.stage import Settings as Settings
+from ugaf.stage.stage import Stage as Stage
+from ugaf.stage.stage import operational as operational

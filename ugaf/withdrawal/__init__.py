@@ -1,0 +1,1 @@
+"""Withdrawing photographs from a run, with all that came of them."""
