@@ -218,8 +218,8 @@ class RunView:
 
     def find(self, text: str) -> tuple[str, str, FragmentVerdicts]:
         """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
-        name or a part of one (see `ugaf.columns.addressing`). Raises UgafError if none or several, or if it was not read
-        yet.
+        name or a part of one (see `ugaf.columns.addressing`). Raises UgafError if none or several, or if it was not
+        read yet.
         """
         found = search(self, [text])[text]
         matches = found.matches
