@@ -144,8 +144,8 @@ def _compare(pipeline: Any, requests: Sequence[Any], shared: dict[str, Any], opt
 
 def _variant(pipeline: Any, requests: Sequence[Any], settings: dict[str, Any], options: Any) -> Run:
     """The engine with these settings; loading and compiling are not timed."""
-    from ugaf.models.diffusion.engine import DiffusersEditor
-    from ugaf.models.diffusion.settings import DiffusersSettings
+    from ugaf.models.editors.diffusion.engine import DiffusersEditor
+    from ugaf.models.editors.diffusion.settings import DiffusersSettings
 
     device = {"device": pipeline.transformer.device.type, "batch_size": options.batch}
     editor = DiffusersEditor(
@@ -175,7 +175,7 @@ def _one_by_one(pipeline: Any, requests: Sequence[Any], steps: int) -> Run:
     import torch
     from PIL import Image
 
-    from ugaf.models.diffusion import families
+    from ugaf.models.editors.diffusion import families
 
     pipeline.vae.disable_slicing()
 
@@ -331,7 +331,7 @@ def make_requests(count: int, side: int) -> list[Any]:
     import cv2
     from skimage import data
 
-    from ugaf.models.editor import EditRequest
+    from ugaf.models.editors.interface import EditRequest
 
     photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     requests = []

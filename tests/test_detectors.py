@@ -24,11 +24,11 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
 from ugaf.models.chat import ChatRequest
 from ugaf.models.chat.schemas import json_schema
-from ugaf.models.detector import Detection, DetectQuery, detections_of, phrases, pixel_box
 from ugaf.models.detectors import grounding, vlm
 from ugaf.models.detectors.box_table import content_of
 from ugaf.models.detectors.boxes import BoxesDetector, check, to_corners
 from ugaf.models.detectors.common import by_halves, grouped
+from ugaf.models.detectors.interface import Detection, DetectQuery, detections_of, phrases, pixel_box
 from ugaf.models.detectors.letterbox import letterbox
 from ugaf.models.detectors.vlm import VLMDetector
 from ugaf.models.servers import ModelServer

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models import registry
-from ugaf.models.diffusion import families
-from ugaf.models.diffusion.batches import Batches
-from ugaf.models.diffusion.families import KONTEXT, QWEN, QWEN_PLUS, Sampling
-from ugaf.models.editor import EditRequest
-from ugaf.models.placement import PlacementSettings, Prepared, prepare
+from ugaf.models.editors.diffusion import families
+from ugaf.models.editors.diffusion.batches import Batches
+from ugaf.models.editors.diffusion.families import KONTEXT, QWEN, QWEN_PLUS, Sampling
+from ugaf.models.editors.interface import EditRequest
+from ugaf.models.editors.placement import PlacementSettings, Prepared, prepare
 from ugaf.stage import Failure
 
 

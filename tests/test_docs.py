@@ -34,8 +34,8 @@ from ugaf.imaging import images
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
 from ugaf.ingest.limits import HttpSettings, LimitSettings
 from ugaf.models import registry
-from ugaf.models.diffusion.settings import Cache, Lora
-from ugaf.models.placement import PlacementSettings
+from ugaf.models.editors.diffusion.settings import Cache, Lora
+from ugaf.models.editors.placement import PlacementSettings
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.pipeline import config
 from ugaf.pipeline.distinct import Distinct

@@ -16,7 +16,7 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.needs import Needs
 from ugaf.imaging import images
 from ugaf.models import registry
-from ugaf.models.editor import Edit, EditRequest
+from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.stage import Failure, Row
 
 BOX = [60, 50, 140, 120]

@@ -17,12 +17,13 @@ from stages.refinement.score import Score
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import through
 from ugaf.imaging import images
-from ugaf.models import editscore, prompts, registry
-from ugaf.models.asking import ask_all
+from ugaf.models import prompts, registry
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.chat.schemas import json_schema
-from ugaf.models.editscore import PQ, SC, Ratings, combined
-from ugaf.models.pairs import Pair, seed_of
+from ugaf.models.judging.asking import ask_all
+from ugaf.models.judging.pairs import Pair, seed_of
+from ugaf.models.scorers import editscore
+from ugaf.models.scorers.editscore import PQ, SC, Ratings, combined
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Outcome
 

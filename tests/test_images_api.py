@@ -26,8 +26,8 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images
 from ugaf.models import registry
 from ugaf.models.chat.transport import Pace
-from ugaf.models.editor import Edit, EditRequest
-from ugaf.models.images_api import ImagesAPIEditor, read_picture
+from ugaf.models.editors.images_api import ImagesAPIEditor, read_picture
+from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Row
 

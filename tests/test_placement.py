@@ -1,4 +1,4 @@
-"""ugaf.models.placement: what the model gets, and that nothing but the edit changes when its answer comes back."""
+"""Placement: what the model gets, and that nothing but the edit changes when its answer comes back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from ugaf.imaging import boxes
 from ugaf.imaging.boxes import Box
-from ugaf.models.editor import EditError, EditRequest
-from ugaf.models.placement import PlacementSettings, Prepared, WorkingSize, finish, prepare, with_place, working_size
+from ugaf.models.editors.interface import EditError, EditRequest
+from ugaf.models.editors.placement import (
+    PlacementSettings,
+    Prepared,
+    WorkingSize,
+    finish,
+    prepare,
+    with_place,
+    working_size,
+)
 
 SMALL = WorkingSize(area=96 * 96, multiple=16)
 """Tests need no megapixel."""

@@ -22,11 +22,15 @@ from stages.annotation.screen import Screen
 from stages.refinement.score import Score
 from stages.refinement.verify import Verify
 from ugaf.imaging import images
-from ugaf.models import editscore, prompts, screeners, verifiers, vlm_writer
+from ugaf.models import prompts
 from ugaf.models.chat import ChatRequest
-from ugaf.models.detector import DetectQuery
 from ugaf.models.detectors import vlm as vlm_detector
+from ugaf.models.detectors.interface import DetectQuery
+from ugaf.models.scorers import editscore
+from ugaf.models.screeners import llm as screeners
 from ugaf.models.servers import ModelServer, ServerLink
+from ugaf.models.verifiers import vlm as verifiers
+from ugaf.models.writers import vlm as vlm_writer
 from ugaf.stage import Row, Stage
 
 URL = "http://127.0.0.1:1/v1"

@@ -19,8 +19,8 @@ from ugaf.base.errors import ConfigError
 from ugaf.imaging import images
 from ugaf.measures import photometry, quality
 from ugaf.measures.verification import Verdict, ramp, worst
-from ugaf.models.measures import MeasureScorer
-from ugaf.models.scorer import Pair
+from ugaf.models.scorers.interface import Pair
+from ugaf.models.scorers.measures import MeasureScorer
 from ugaf.stage import Row, Stage
 
 STAGES: list[Stage] = [

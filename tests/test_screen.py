@@ -12,7 +12,7 @@ import pytest
 
 from stages.annotation.screen import Screen
 from ugaf.imaging import images
-from ugaf.models.screen_faces import FaceFinder, Faces
+from ugaf.models.screeners.faces import FaceFinder, Faces
 from ugaf.stage import Failure, Row
 
 RED = (200, 30, 38)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from ugaf.imaging import blending, boxes, images, inpaint
 from ugaf.models import registry
-from ugaf.models.editor import Edit, EditObject, EditRequest
-from ugaf.models.templates import INVERTED, OPERATIONS, UNBOUNDED, TemplateEditor, oklab
-from ugaf.models.templates.background import BACKGROUNDS
-from ugaf.models.templates.material import MATERIALS
-from ugaf.models.templates.recolor import main_colour
-from ugaf.models.templates.restore import DEGRADATIONS
-from ugaf.models.templates.style import STYLES
-from ugaf.models.templates.tone import TONES
+from ugaf.models.editors.interface import Edit, EditObject, EditRequest
+from ugaf.models.editors.templates import INVERTED, OPERATIONS, UNBOUNDED, TemplateEditor, oklab
+from ugaf.models.editors.templates.background import BACKGROUNDS
+from ugaf.models.editors.templates.material import MATERIALS
+from ugaf.models.editors.templates.recolor import main_colour
+from ugaf.models.editors.templates.restore import DEGRADATIONS
+from ugaf.models.editors.templates.style import STYLES
+from ugaf.models.editors.templates.tone import TONES
 from ugaf.stage import Failure
 
 EDITOR = TemplateEditor()

@@ -74,7 +74,7 @@ WITHIN_A_CALL = {
     "ugaf/cli/commands/stages.py": {"default is PydanticUndefined"},
     "ugaf/base/errors.py": {"option is not type(None)"},
     "ugaf/dedup/grid.py": {"second is first"},
-    "ugaf/models/templates/compose.py": {"other is chosen"},
+    "ugaf/models/editors/templates/compose.py": {"other is chosen"},
     "ugaf/wording/donors.py": {"self._fragment.peers is not row.peers"},
     "ugaf/models/predictors/__init__.py": {"id(predictor.backbone)"},
     "ugaf/cli/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},

@@ -292,10 +292,10 @@ def test_a_soft_photograph_is_no_target_of_deblurring(photos: dict[str, np.ndarr
 
 
 def test_parameters_name_what_the_editor_can_do() -> None:
-    templates = importlib.import_module("ugaf.models.templates")
+    templates = importlib.import_module("ugaf.models.editors.templates")
 
     def options(module: str, table: str) -> set[str]:
-        return set(getattr(importlib.import_module(f"ugaf.models.templates.{module}"), table))
+        return set(getattr(importlib.import_module(f"ugaf.models.editors.templates.{module}"), table))
 
     assert set(params.TASKS) == set(templates.TASKS)
     assert params.INVERTED == templates.INVERTED

@@ -21,7 +21,7 @@ from ugaf.base.failure import Failure, at_once, each
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import boxes, images
 from ugaf.models import registry
-from ugaf.models.detector import Detection, Detector, DetectQuery, phrases
+from ugaf.models.detectors.interface import Detection, Detector, DetectQuery, phrases
 from ugaf.stage import Outcome, Row
 
 OBJECT = pa.struct(

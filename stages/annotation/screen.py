@@ -17,11 +17,12 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.base.failure import Failure, attempt
-from ugaf.models import registry, screen_rules
+from ugaf.models import registry
 from ugaf.models.registry import ScreenerSpec
-from ugaf.models.screen_faces import Faces
-from ugaf.models.screen_rules import Edit
-from ugaf.models.screeners import Ruling, Screener
+from ugaf.models.screeners import rules as screen_rules
+from ugaf.models.screeners.faces import Faces
+from ugaf.models.screeners.llm import Ruling, Screener
+from ugaf.models.screeners.rules import Edit
 from ugaf.stage import Outcome, Row
 
 RULES = "rules"

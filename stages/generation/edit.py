@@ -26,7 +26,7 @@ from ugaf.base.failure import each, through
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
 from ugaf.models import registry
-from ugaf.models.editor import Edit, EditObject, Editor, EditRequest
+from ugaf.models.editors.interface import Edit, EditObject, Editor, EditRequest
 from ugaf.models.registry import EngineOf
 from ugaf.stage import Failure, Outcome, Row, RowError
 
@@ -52,7 +52,7 @@ SeveralEditors = Annotated[
 class GenerateEdit(stage.Stage):
     """One edit a row. Fails a row whose edit cannot be made or would not be seen; see the editor's docs.
 
-    `edit_way` says how the target box was told to a model (`ugaf.models.placement`); null for `templates`.
+    `edit_way` says how the target box was told to a model (`ugaf.models.editors.placement`); null for `templates`.
     """
 
     version = 2

@@ -14,9 +14,9 @@ from pydantic import Field
 from ugaf import stage
 from ugaf.base.failure import through
 from ugaf.models import registry
-from ugaf.models.pairs import Pair, prepare, unshared
+from ugaf.models.judging.pairs import Pair, prepare, unshared
 from ugaf.models.registry import ScorerSpec
-from ugaf.models.scorer import Scores
+from ugaf.models.scorers.interface import Scores
 from ugaf.stage import Failure, Outcome, Row, Stage
 
 

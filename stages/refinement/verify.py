@@ -20,10 +20,10 @@ from ugaf.imaging import boxes, images
 from ugaf.imaging.boxes import Box
 from ugaf.measures import quality
 from ugaf.models import registry
-from ugaf.models.pairs import Pair, prepare, resize_mask, scaled, unshared
+from ugaf.models.judging.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.registry import VerifierSpec
-from ugaf.models.verifier import Case, Verification
-from ugaf.models.verifiers import GLOBAL_TASKS
+from ugaf.models.verifiers.interface import Case, Verification
+from ugaf.models.verifiers.vlm import GLOBAL_TASKS
 from ugaf.stage import Failure, Outcome, Row, Stage
 
 SIDE = 1024

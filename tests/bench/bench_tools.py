@@ -16,7 +16,7 @@ from chat_server import ChatServer, Fault
 from ugaf import stage
 from ugaf.bench.__main__ import main
 from ugaf.imaging import images
-from ugaf.models.editor import Edit, EditRequest
+from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.models.readers import Line
 from ugaf.stage import Failure
 

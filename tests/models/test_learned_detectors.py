@@ -21,8 +21,8 @@ from PIL import Image
 from stages.annotation.detect import Detect
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images
-from ugaf.models.detector import Detection, DetectQuery
 from ugaf.models.detectors import mmdet_engine, ultralytics_engine
+from ugaf.models.detectors.interface import Detection, DetectQuery
 from ugaf.models.detectors.transformers_engine import OWL_PROMPT, TransformersDetector
 from ugaf.models.detectors.ultralytics_engine import UltralyticsDetector, keep_to_itself
 from ugaf.stage import Failure, Row
@@ -527,7 +527,7 @@ def test_ultralytics_writes_nothing_where_it_was_not_asked(yolos: dict[str, Path
     here.mkdir()
     code = (
         "import numpy, sys\n"
-        "from ugaf.models.detector import DetectQuery\n"
+        "from ugaf.models.detectors.interface import DetectQuery\n"
         "from ugaf.models.detectors.ultralytics_engine import UltralyticsDetector as D\n"
         "detector = D(D.Settings(model=sys.argv[1], device='cpu', image_side=64))\n"
         "assert isinstance(detector.detect([DetectQuery.of(numpy.zeros((64, 64, 3), numpy.uint8))])[0], list)\n"

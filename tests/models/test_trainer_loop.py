@@ -211,7 +211,7 @@ def test_the_exported_editor_is_an_engine_of_the_pipeline(tmp_path: Path, shards
     code = """
 import sys, numpy as np
 from ugaf.models import registry
-from ugaf.models.editor import EditRequest
+from ugaf.models.editors.interface import EditRequest
 spec = {"engine": "diffusers", "model": sys.argv[1], "device": "cpu", "steps": 1, "true_cfg_scale": 1, "max_area": 4096}
 editor = registry.build("editor", spec)
 photo = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)

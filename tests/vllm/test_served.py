@@ -16,11 +16,14 @@ from pydantic import BaseModel
 
 from stages.annotation.screen import Screen
 from ugaf.imaging import images
-from ugaf.models import editscore, screeners, verifiers, vlm_writer_answers
-from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, open_chat
 from ugaf.models.chat.ratings import expected_rating
+from ugaf.models.judging.asking import thinking_switch
+from ugaf.models.scorers import editscore
+from ugaf.models.screeners import llm as screeners
 from ugaf.models.servers import ServerLink
+from ugaf.models.verifiers import vlm as verifiers
+from ugaf.models.writers import vlm_answers as vlm_writer_answers
 from ugaf.stage import Failure, Row
 from ugaf.wording import layout
 

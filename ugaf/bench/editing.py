@@ -16,8 +16,8 @@ from ugaf.bench.settings import BenchSettings, link_to
 from ugaf.bench.store import Store
 from ugaf.imaging import images
 from ugaf.models import registry
-from ugaf.models.editor import Edit, Editor, EditRequest
-from ugaf.models.pairs import seed_of
+from ugaf.models.editors.interface import Edit, Editor, EditRequest
+from ugaf.models.judging.pairs import seed_of
 
 DATASET = "dataset"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")

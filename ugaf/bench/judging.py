@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import install_hint
-from ugaf.models import asking, prompts
-from ugaf.models.asking import Question
+from ugaf.models import prompts
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
-from ugaf.models.pairs import seed_of
+from ugaf.models.judging import asking
+from ugaf.models.judging.asking import Question
+from ugaf.models.judging.pairs import seed_of
 from ugaf.models.servers import ServerLink
 from ugaf.stage import Failure
 
@@ -108,7 +109,7 @@ class Judge:
     def ask(
         self, items: Iterable[T], questions: Callable[[T], Iterator[Question]]
     ) -> list[dict[str, Answer] | Failure]:
-        """See `ugaf.models.asking.ask_all`. Raises StopRun if the server is gone."""
+        """See `ugaf.models.judging.asking.ask_all`. Raises StopRun if the server is gone."""
         return asking.ask_all(open_chat(self._link), items, questions)
 
 

@@ -24,8 +24,8 @@ from ugaf.imaging import boxes
 from ugaf.imaging.boxes import Box
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.models import registry
-from ugaf.models.asking import Question
 from ugaf.models.chat import Answer
+from ugaf.models.judging.asking import Question
 from ugaf.models.prompts import quoted
 from ugaf.stage import Failure, RowError
 

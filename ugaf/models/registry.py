@@ -24,7 +24,7 @@ from ugaf.pipeline import trust
 
 ENGINES: dict[str, dict[str, str]] = {
     "detector": {
-        "proposals": "ugaf.models.proposals:ProposalDetector",
+        "proposals": "ugaf.models.detectors.proposals.detector:ProposalDetector",
         "transformers": "ugaf.models.detectors.transformers_engine:TransformersDetector",
         "ultralytics": "ugaf.models.detectors.ultralytics_engine:UltralyticsDetector",
         "mmdet": "ugaf.models.detectors.mmdet_engine:MMDetDetector",
@@ -32,28 +32,28 @@ ENGINES: dict[str, dict[str, str]] = {
         "vlm": "ugaf.models.detectors.vlm:VLMDetector",
     },
     "editor": {
-        "templates": "ugaf.models.templates:TemplateEditor",
-        "diffusers": "ugaf.models.diffusion.engine:DiffusersEditor",
-        "http": "ugaf.models.images_api:ImagesAPIEditor",
+        "templates": "ugaf.models.editors.templates:TemplateEditor",
+        "diffusers": "ugaf.models.editors.diffusion.engine:DiffusersEditor",
+        "http": "ugaf.models.editors.images_api:ImagesAPIEditor",
     },
     "writer": {
         "templates": "ugaf.wording.writer:TemplateWriter",
-        "vlm": "ugaf.models.vlm_writer:VLMWriter",
+        "vlm": "ugaf.models.writers.vlm:VLMWriter",
     },
     "screener": {
-        "rules": "ugaf.models.screeners:RuleScreener",
-        "llm": "ugaf.models.screeners:LLMScreener",
+        "rules": "ugaf.models.screeners.llm:RuleScreener",
+        "llm": "ugaf.models.screeners.llm:LLMScreener",
     },
     "verifier": {
-        "rules": "ugaf.models.verifiers:RuleVerifier",
-        "vlm": "ugaf.models.verifiers:VLMVerifier",
+        "rules": "ugaf.models.verifiers.vlm:RuleVerifier",
+        "vlm": "ugaf.models.verifiers.vlm:VLMVerifier",
     },
     "reader": {
         "rapidocr": "ugaf.models.readers.rapidocr_engine:RapidOCRReader",
     },
     "scorer": {
-        "measures": "ugaf.models.measures:MeasureScorer",
-        "editscore": "ugaf.models.editscore:EditScorer",
+        "measures": "ugaf.models.scorers.measures:MeasureScorer",
+        "editscore": "ugaf.models.scorers.editscore:EditScorer",
     },
     "encoder": {
         "transformers": "ugaf.models.encoders.transformers_engine:TransformersEncoder",

@@ -17,8 +17,8 @@ from ugaf import stage
 from ugaf.base.errors import nearest
 from ugaf.base.failure import each
 from ugaf.base.needs import Needs
-from ugaf.models.detector import Detection, DetectQuery, ranked
 from ugaf.models.detectors.box_table import ROLES, BoxTable, Entry, content_of
+from ugaf.models.detectors.interface import Detection, DetectQuery, ranked
 from ugaf.stage import Failure, RowError
 
 SLACK = 0.02
@@ -29,7 +29,7 @@ Format = Literal["xyxy", "xywh", "cxcywh"]
 
 
 class BoxesDetector:
-    """Implements `ugaf.models.detector.Detector`. Each worker reads the table once.
+    """Implements `ugaf.models.detectors.interface.Detector`. Each worker reads the table once.
 
     A million images with four million boxes (a file of 115 MB) take 5 s and 0.5 GB in each worker, 0.8 GB while they
     are read (one row a box: 1.1 GB), and 0.4 ms a photograph. `resources: {workers: 1}` keeps one copy.

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import Failure, RowError, at_once
 from ugaf.base.needs import Needs, install_hint
-from ugaf.models.detector import DetectQuery, phrases
+from ugaf.models.detectors.interface import DetectQuery, phrases
 from ugaf.stage import Settings, operational
 
 Item = TypeVar("Item")

@@ -15,15 +15,15 @@ from pydantic import Field
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import Needs
 from ugaf.imaging import boxes
-from ugaf.models.detector import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.common import DeviceSettings, by_halves, check_device, gpu_needs, libraries
+from ugaf.models.detectors.interface import Detection, DetectQuery, detections_of
 from ugaf.stage import Failure
 
 PACKAGES = {"torch": "mmdet", "mmdet": "mmdet"}
 
 
 class MMDetDetector:
-    """Implements `ugaf.models.detector.Detector`. Masks are those of models that have them."""
+    """Implements `ugaf.models.detectors.interface.Detector`. Masks are those of models that have them."""
 
     name = "mmdet"
     version = 1

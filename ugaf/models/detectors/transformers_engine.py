@@ -21,7 +21,6 @@ from pydantic import Field
 from ugaf.base.errors import ConfigError
 from ugaf.base.failure import each
 from ugaf.base.needs import Needs, together
-from ugaf.models.detector import Detection, DetectQuery, detections_of, ranked
 from ugaf.models.detectors import grounding
 from ugaf.models.detectors.common import (
     GPU_SHARE,
@@ -33,6 +32,7 @@ from ugaf.models.detectors.common import (
     grouped,
     libraries,
 )
+from ugaf.models.detectors.interface import Detection, DetectQuery, detections_of, ranked
 from ugaf.stage import Failure
 
 PACKAGES = {"torch": "transformers", "transformers": "transformers"}
@@ -60,7 +60,7 @@ class Work:
 
 
 class TransformersDetector:
-    """Implements `ugaf.models.detector.Detector`.
+    """Implements `ugaf.models.detectors.interface.Detector`.
 
     Labels are the checkpoint's class names, or phrases of the vocabulary. A vocabulary that is longer than Grounding
     DINO takes (256 tokens) is asked in parts, and an object may then be found under two names: see the stage's

@@ -27,7 +27,6 @@ from ugaf.base.errors import ConfigError
 from ugaf.base.failure import each
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
-from ugaf.models.detector import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.common import (
     GPU_SHARE,
     BatchSettings,
@@ -38,6 +37,7 @@ from ugaf.models.detectors.common import (
     grouped,
     libraries,
 )
+from ugaf.models.detectors.interface import Detection, DetectQuery, detections_of
 from ugaf.models.detectors.letterbox import Frame, letterbox
 from ugaf.stage import Failure
 
@@ -60,7 +60,7 @@ class Work:
 
 
 class UltralyticsDetector:
-    """Implements `ugaf.models.detector.Detector`.
+    """Implements `ugaf.models.detectors.interface.Detector`.
 
     On a GPU it computes in half precision by autocast. A photograph's boxes do not depend on its batch, but for the
     rounding errors of other kernels for other batch sizes.

@@ -20,12 +20,12 @@ from ugaf.base.failure import through
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
 from ugaf.models import prompts
-from ugaf.models.asking import thinking_switch
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
-from ugaf.models.detector import Detection, DetectQuery, pixel_box
 from ugaf.models.detectors.common import VocabularySettings
-from ugaf.models.pairs import seed_of
+from ugaf.models.detectors.interface import Detection, DetectQuery, pixel_box
+from ugaf.models.judging.asking import thinking_switch
+from ugaf.models.judging.pairs import seed_of
 from ugaf.models.registry import ServerName
 from ugaf.stage import Failure
 
@@ -40,7 +40,7 @@ CAPTION = 600
 
 
 class VLMDetector:
-    """Implements `ugaf.models.detector.Detector`. Detections come in the model's order, the most prominent first."""
+    """Implements `detectors.interface.Detector`. Detections come in the model's order, the most prominent first."""
 
     name = "vlm"
     version = 2

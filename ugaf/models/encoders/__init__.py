@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ugaf.models import registry
-from ugaf.models.pairs import unshared
+from ugaf.models.judging.pairs import unshared
 from ugaf.stage import Failure, Row
 
 Photo = Callable[[], np.ndarray]

@@ -1,6 +1,6 @@
 """What a predictor is: a photograph in, one number out. Aesthetics, technical quality, NSFW, made by a model or not.
 
-It is the sibling of `ugaf.models.scorer.Scorer`, which judges finished pairs. The stage `curation.predict` knows
+It is the sibling of `scorers.interface.Scorer`, which judges finished pairs. The stage `curation.predict` knows
 predictors only by this interface; the configuration names the implementation (`aesthetic: {engine: head, ...}`, see
 `ugaf.models.registry`). None has weights of its own or a default score: what cannot be scored is a Failure.
 """

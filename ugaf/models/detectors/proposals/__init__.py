@@ -1,0 +1,1 @@
+"""The embedded detector: objects by segmentation, without a model."""

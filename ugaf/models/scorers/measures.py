@@ -1,0 +1,55 @@
+"""The embedded scorer: quality from measurements, no model.
+
+It measures flaws that arithmetic can see (seams, block grids, clipping, noise, lost sharpness) and knows nothing of
+plausibility, anatomy or meaning. Its `quality` is comparable within a run, not with a vision-language model's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ugaf.base.failure import Failure, each
+from ugaf.measures import quality
+from ugaf.models.scorers.interface import Pair, Scores
+
+SMOOTH_TASKS = frozenset({"style", "background", "tone"})
+"""Tasks whose result may rightly be smoother than its source inside the change (oil paint, a blurred backdrop)."""
+
+
+SEAMLESS_TASKS = frozenset({"tone", "restore", "text"})
+"""Tasks whose change has no border (the whole image) or rightly a hard one (lettering)."""
+
+
+class MeasureScorer:
+    """Engine "measures": quality = 10 (1 - artifacts)(1 - seams) 2^-sharpness_loss.
+
+    See `ugaf.measures.quality` for each term. A change of the whole image has no border, and strokes of lettering are
+    hard steps by nature: seams are 0 for SEAMLESS_TASKS and where over 90 % changed. For restore, lost sharpness is
+    measured but not counted in the quality, since noise that goes is measured as fine detail that goes.
+    """
+
+    name: ClassVar[str] = "measures"
+    version: ClassVar[int] = 1
+
+    class Settings(BaseModel):
+        """The embedded scorer has no settings."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, settings: MeasureScorer.Settings | None = None) -> None:
+        self.settings = settings or MeasureScorer.Settings()
+
+    def score(self, pairs: Iterable[Pair]) -> list[Scores | Failure]:
+        return each(self._one, pairs)
+
+    def _one(self, pair: Pair) -> Scores:
+        before, after = quality.lightness(pair.source), quality.lightness(pair.edited)
+        flaws = quality.artifacts(pair.source, pair.edited, (before, after), pair.mask)
+        seamless = pair.task in SEAMLESS_TASKS or pair.mask.mean() > 0.9
+        seams = 0.0 if seamless else quality.seams(before, after, pair.mask)
+        loss = quality.sharpness_loss(before, after, pair.mask, pair.task not in SMOOTH_TASKS)
+        total = 10 * (1 - flaws) * (1 - seams) * (1.0 if pair.task == "restore" else 2.0**-loss)
+        return {"quality": total, "artifacts": flaws, "seams": seams, "sharpness_loss": loss}
