@@ -1,8 +1,8 @@
 """Editor: from a photograph, an instruction and a target to an edited pair.
 
 An editor takes a batch of requests and answers each with an `Edit` or a `Failure`, in order. Engines that work from
-the instruction alone (diffusion models) read `instruction` and `boxes`, by way of `placement`; the embedded `templates` engine
-reads `params`.
+the instruction alone (diffusion models) read `instruction` and `boxes`, by way of `placement`; the embedded
+`templates` engine reads `params`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Edit:
 
     source: None where the photograph itself is the pair's source. edited: None where the photograph is its target.
     mask: bool (height, width), True where source and edited may differ; None where they may differ anywhere.
-    way: how the target box was told to a model ("words", "crop", "inpaint", "whole": see `placement`); None for an editor that needs no telling.
+    way: how the target box was told to a model ("words", "crop", "inpaint", "whole": see `placement`); None
+    for an editor that needs no telling.
     """
 
     source: np.ndarray | None
