@@ -23,7 +23,7 @@ from ugaf.models import registry
 from ugaf.models.judging.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.registry import VerifierSpec
 from ugaf.models.verifiers.interface import Case, Verification
-from ugaf.models.verifiers.vlm import GLOBAL_TASKS
+from ugaf.models.verifiers.rules import GLOBAL_TASKS
 from ugaf.stage import Failure, Outcome, Row, Stage
 
 SIDE = 1024

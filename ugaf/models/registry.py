@@ -45,7 +45,7 @@ ENGINES: dict[str, dict[str, str]] = {
         "llm": "ugaf.models.screeners.llm:LLMScreener",
     },
     "verifier": {
-        "rules": "ugaf.models.verifiers.vlm:RuleVerifier",
+        "rules": "ugaf.models.verifiers.rules:RuleVerifier",
         "vlm": "ugaf.models.verifiers.vlm:VLMVerifier",
     },
     "reader": {
