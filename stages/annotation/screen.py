@@ -21,7 +21,7 @@ from ugaf.models import registry
 from ugaf.models.registry import ScreenerSpec
 from ugaf.models.screeners import rules as screen_rules
 from ugaf.models.screeners.faces import Faces
-from ugaf.models.screeners.llm import Ruling, Screener
+from ugaf.models.screeners.interface import Ruling, Screener
 from ugaf.models.screeners.rules import Edit
 from ugaf.stage import Outcome, Row
 

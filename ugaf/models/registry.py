@@ -41,7 +41,7 @@ ENGINES: dict[str, dict[str, str]] = {
         "vlm": "ugaf.models.writers.vlm:VLMWriter",
     },
     "screener": {
-        "rules": "ugaf.models.screeners.llm:RuleScreener",
+        "rules": "ugaf.models.screeners.passing:RuleScreener",
         "llm": "ugaf.models.screeners.llm:LLMScreener",
     },
     "verifier": {

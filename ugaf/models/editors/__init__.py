@@ -1,1 +1,1 @@
-"""Editors: from a photograph, an instruction and a target to an edited pair; by algorithm, diffusion or a served one."""
+"""Editors: from a photograph, an instruction and a target to an edited pair; by algorithm, diffusion or an API."""

@@ -1,4 +1,4 @@
-"""Screeners: who looks at an edit that no rule has turned down. "rules" lets it pass; "llm" asks a language model.
+"""Engine "llm": a language model looks at an edit that no rule has turned down.
 
 FineEdit (section 3.1, "Data Annotation") has Qwen3-32B, thinking, screen the instructions for unreasonable edits,
 inappropriate manipulation of people and safety violations. It reads words alone: the instruction, and what is known of
@@ -8,8 +8,8 @@ the photograph and of the target's box. With `image`, a vision-language model is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,7 @@ from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
 from ugaf.models.registry import ServerName
+from ugaf.models.screeners.interface import Ruling
 from ugaf.models.screeners.rules import Edit
 from ugaf.stage import Failure
 from ugaf.wording import params
@@ -42,49 +43,6 @@ FOLDER = "annotation/screen"
 Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
 CAPTION = 600
 """Most characters of a caption that are told."""
-OK = "ok"
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """verdict: "ok" or the reason against the edit. detail: in words, None if there is nothing to say.
-
-    tokens_in, tokens_out, thinking: what a model used and thought; None where none was asked (or none thought).
-    """
-
-    verdict: str
-    detail: str | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    thinking: str | None = None
-
-
-class Screener(Protocol):
-    """name: as it is written into rows."""
-
-    name: str
-    version: int
-
-    def screen(self, edits: Iterable[Edit]) -> list[Ruling | Failure]:
-        """One ruling for each edit, in order. The edits are those that no rule turned down; each is taken when its turn
-        comes. Called from several threads."""
-        ...
-
-
-class RuleScreener:
-    """Engine "rules": what the stage's rules let through, passes."""
-
-    name: ClassVar[str] = "rules"
-    version: ClassVar[int] = 1
-
-    class Settings(stage.Settings):
-        """The rules' numbers are settings of the stage: they hold whoever screens after them."""
-
-    def __init__(self, settings: RuleScreener.Settings | None = None) -> None:
-        self.settings = settings or RuleScreener.Settings()
-
-    def screen(self, edits: Iterable[Edit]) -> list[Ruling | Failure]:
-        return [Ruling(OK) for _ in edits]
 
 
 class Judgement(BaseModel):

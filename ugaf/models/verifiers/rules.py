@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ugaf import stage
 from ugaf.base.failure import Failure, RowError, each
@@ -15,9 +15,6 @@ from ugaf.measures import verification
 from ugaf.measures.verification import Evidence, Verdict, worst
 from ugaf.models.judging.pairs import Pair
 from ugaf.models.verifiers.interface import Case, Verification
-
-if TYPE_CHECKING:
-    pass
 
 GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
 
