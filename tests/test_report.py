@@ -16,9 +16,10 @@ from report_fake import EDIT_SCHEMA, EDIT_STAGES, EVIL, FakeStage, FakeView, big
 from report_parse import Parsed
 
 from ugaf.imaging import images
-from ugaf.report import charts, distributions, page, sample, thumbnails, write_report
+from ugaf.pages import charts, distributions, thumbnails
+from ugaf.pages.markup import Markup, element, join
+from ugaf.report import page, sample, write_report
 from ugaf.report.collect import collect, rule_of
-from ugaf.report.markup import Markup, element, join
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from report_fake import EVIL, FakeView, big_run, curation_run, photo_run
 from report_parse import Parsed
 
 from ugaf.balance import BalanceSettings
-from ugaf.report import charts, page, write_report
+from ugaf.pages import charts
+from ugaf.report import page, write_report
 from ugaf.report.balance_section import balances
 from ugaf.report.collect import Report, collect
 from ugaf.report.measures_section import fitted, measures

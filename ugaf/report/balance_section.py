@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ugaf.balance import OTHER, Line
 from ugaf.balance.settings import NATURAL
+from ugaf.pages.charts import number, percent, wanted
+from ugaf.pages.markup import Markup, element, join, table
 from ugaf.report.balance import ColumnBalance
-from ugaf.report.charts import number, percent, wanted
-from ugaf.report.markup import Markup, element, join, table
 
 MAX_LINES = 12
 UNITS = {"image": "photographs", "edit": "edits"}

@@ -7,26 +7,21 @@ both null means that the edit was not made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from ugaf.report import thumbnails
-from ugaf.report.thumbnails import Thumbnails
+from ugaf.pages import thumbnails
+from ugaf.pages.cells import IMAGES, clip, plain
+from ugaf.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView
 
-IMAGES = ("image", "source_image", "edited_image")
 NEAR_DUPLICATE = ": near-duplicate"
 """How the rule of rows that are turned down as near-duplicates ends (see `ugaf.pipeline.rules.Rule.key`)."""
-
-MAX_TEXT = 2000
-MAX_ITEMS = 50
 
 
 @dataclass(frozen=True)
@@ -189,24 +184,3 @@ def _heavy(kind: pa.DataType) -> bool:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return True
     return any(_heavy(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON takes it: short, floats to 6 significant digits, NaN and infinities as text."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, Mapping):
-        return {str(name): plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        more = [f"… {len(value) - MAX_ITEMS} more"] if len(value) > MAX_ITEMS else []
-        return [plain(inner) for inner in value[:MAX_ITEMS]] + more
-    return clip(str(value))
-
-
-def clip(text: str) -> str:
-    """The text, cut at MAX_TEXT characters with a mark."""
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ugaf.report import cards, distributions
+from ugaf.pages import distributions
+from ugaf.pages.distributions import Category, Distribution, Labels, Values
+from ugaf.report import cards
 from ugaf.report.balance import ColumnBalance, column_balances
 from ugaf.report.cards import ColumnGroup
-from ugaf.report.distributions import Category, Distribution, Labels, Values
 from ugaf.report.sample import STATUSES, Sampler
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ugaf.report.charts import histogram, number, percent, rule_text, stacked
+from ugaf.pages.charts import histogram, number, percent, rule_text, stacked
+from ugaf.pages.distributions import Category, Distribution
+from ugaf.pages.markup import Markup, element, join, table
 from ugaf.report.collect import Step
-from ugaf.report.distributions import Category, Distribution
-from ugaf.report.markup import Markup, element, join, table
 
 MAX_CATEGORY_ROWS = 16
 MANY = 6

@@ -7,16 +7,16 @@ script (by hash) and images from data URLs. Strings from data reach the page in 
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import resources
 from typing import Any
 
+from ugaf.pages.cells import IMAGES, plain
+from ugaf.pages.charts import number, percent, rule_text, stacked
+from ugaf.pages.markup import Markup, base_style, element, embed, join, security_policy, table
 from ugaf.report.balance_section import balances
-from ugaf.report.cards import IMAGES, Gallery, plain
-from ugaf.report.charts import number, percent, rule_text, stacked
+from ugaf.report.cards import Gallery
 from ugaf.report.collect import Report, Step
-from ugaf.report.markup import Markup, element, join, security_policy, table
 from ugaf.report.measures_section import fitted, measures
 from ugaf.report.sample import STATUSES
 
@@ -27,7 +27,8 @@ HEADLINES = ("quality", "global_score", "local_score", "iou")
 def render(report: Report) -> str:
     """The whole page."""
     files = resources.files("ugaf.report")
-    template, style, script = ((files / f"page.{ext}").read_text("utf-8") for ext in ("html", "css", "js"))
+    template, script = ((files / f"page.{ext}").read_text("utf-8") for ext in ("html", "js"))
+    style = base_style()
     parts = {
         "policy": security_policy(style, [script]),
         "title": join([f"{report.name} · ugaf report"]),
@@ -43,12 +44,6 @@ def render(report: Report) -> str:
         "script": Markup(script),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: str(parts[found[1]]), template)
-
-
-def embed(data: Any) -> Markup:
-    """JSON that is safe inside a script element: no `<`, `>`, `&`, and (ASCII only) no U+2028 or U+2029."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def header(report: Report) -> Markup:

@@ -1,7 +1,7 @@
 """Renders the page: the columns as typed arrays in base64, which its script makes a funnel of.
 
 As the report's page it is one file that loads nothing, and its content security policy says so. Strings from data reach
-it as in `ugaf.report.page`: escaped, or as JSON that the script shows with `textContent`.
+it as in `ugaf.pages.markup`: escaped, or as JSON that the script shows with `textContent`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from ugaf.report.distributions import bin_edges
-from ugaf.report.markup import Markup, element, join, security_policy
-from ugaf.report.page import embed
-from ugaf.report.thumbnails import Thumbnails
+from ugaf.pages.distributions import bin_edges
+from ugaf.pages.markup import Markup, base_style, element, embed, join, security_policy
+from ugaf.pages.thumbnails import Thumbnails
 from ugaf.tune.data import KINDS, MEASURED, Column, Data, TunedStage
 from ugaf.tune.funnel import StageYield
 from ugaf.tune.pictures import Shown
@@ -42,7 +41,7 @@ def render(
 ) -> str:
     """The whole page."""
     files = resources.files("ugaf.tune")
-    style = (resources.files("ugaf.report") / "page.css").read_text("utf-8") + (files / "page.css").read_text("utf-8")
+    style = base_style() + (files / "page.css").read_text("utf-8")
     scripts = [(files / name).read_text("utf-8") for name in SCRIPTS]
     parts = {
         "policy": security_policy(style, scripts),

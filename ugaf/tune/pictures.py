@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ugaf.report import thumbnails
-from ugaf.report.cards import IMAGES, clip
-from ugaf.report.thumbnails import Thumbnails
+from ugaf.pages import thumbnails
+from ugaf.pages.cells import IMAGES, clip
+from ugaf.pages.thumbnails import Thumbnails
 from ugaf.tune.data import Data, TunedStage
 from ugaf.tune.funnel import StageYield
 

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from ugaf.report.charts import percent
+from ugaf.pages.charts import percent
 from ugaf.tune.data import KINDS, Bounds, Data, TunedStage
 from ugaf.tune.funnel import StageYield, breaks, first_broken, predict, quantile_keys, walk
 

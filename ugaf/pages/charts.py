@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ugaf.report.distributions import Distribution, thresholds
-from ugaf.report.markup import Markup, element
+from ugaf.pages.distributions import Distribution, thresholds
+from ugaf.pages.markup import Markup, element
 
 WIDTH, HEIGHT = 320, 112
 TOP, BOTTOM = 18, 92

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 VOID = {"br", "input", "link", "meta"}
@@ -86,3 +88,14 @@ def security_policy(style: str, scripts: Sequence[str]) -> Markup:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def embed(data: Any) -> Markup:
+    """JSON that is safe inside a script element: no `<`, `>`, `&`, and (ASCII only) no U+2028 or U+2029."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def base_style() -> str:
+    """The style that all pages begin with."""
+    return (resources.files("ugaf.pages") / "page.css").read_text("utf-8")
