@@ -31,12 +31,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from ugaf.fineedit.latents import roi_mask, to_float  # noqa: E402
+from ugaf.fineedit.pipeline import FineEditPipeline, padded, predict  # noqa: E402
+from ugaf.fineedit.transformer import FineEditTransformer2DModel  # noqa: E402
 from ugaf.imaging.boxes import Box, to_mask  # noqa: E402
 from ugaf.measures import quality  # noqa: E402
 from ugaf.trainer import flow  # noqa: E402
-from ugaf.trainer.model.fineedit import FineEditTransformer2DModel  # noqa: E402
-from ugaf.trainer.model.latents import roi_mask, to_float  # noqa: E402
-from ugaf.trainer.pipeline import FineEditPipeline, padded, predict  # noqa: E402
 from ugaf.trainer.rl.sampling import pictures_of  # noqa: E402
 from ugaf.trainer.seeds import seed_of  # noqa: E402
 from ugaf.trainer.settings import FlowSettings, TinySettings  # noqa: E402

@@ -37,13 +37,13 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import learn  # noqa: E402
 from ugaf.export.columns import CORE, schema  # noqa: E402
+from ugaf.fineedit.latents import to_float  # noqa: E402
+from ugaf.fineedit.pipeline import FineEditPipeline, padded  # noqa: E402
 from ugaf.imaging import images  # noqa: E402
 from ugaf.imaging.boxes import to_mask  # noqa: E402
 from ugaf.trainer.data import Batch  # noqa: E402
 from ugaf.trainer.distributed import World, join, leave  # noqa: E402
 from ugaf.trainer.encode import EMPTY, Encoded, Encoder  # noqa: E402
-from ugaf.trainer.model.latents import to_float  # noqa: E402
-from ugaf.trainer.pipeline import FineEditPipeline, padded  # noqa: E402
 from ugaf.trainer.rl.loop import PostTraining  # noqa: E402
 from ugaf.trainer.rl.rewards import Case, Kind, rewards  # noqa: E402
 from ugaf.trainer.rl.settings import PostSettings, parse  # noqa: E402

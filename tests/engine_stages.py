@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf.engine.whole_run import RunRows
 from ugaf.stage import Failure, Outcome, Row, RowError, Settings, Stage
+from ugaf.stage.whole import RunRows
 
 
 def note(folder: str, stage: str, row_id: str) -> None:

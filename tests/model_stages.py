@@ -17,8 +17,8 @@ from pydantic import Field
 from ugaf.base.errors import StopRun
 from ugaf.base.needs import Needs, together
 from ugaf.models.chat import Answer, ChatRequest, Message, chat_needs, open_chat
-from ugaf.models.registry import ServerName
 from ugaf.stage import Outcome, Row, Settings, Stage, operational
+from ugaf.stage.engines import ServerName
 
 
 class Assign(Stage):

@@ -276,6 +276,11 @@ def test_the_rarest_label_agrees_with_counting_by_hand(rows: list[list[str]], si
     assert found.counts() == Counter(expected)
 
 
+def checked(by: str) -> None:
+    pipeline = config.parse(PIPELINE)
+    balance.check(by, pipeline.providers, pipeline.type_of)
+
+
 @pytest.mark.parametrize(
     ("by", "message"),
     [
@@ -290,12 +295,12 @@ def test_the_rarest_label_agrees_with_counting_by_hand(rows: list[list[str]], si
 )
 def test_a_column_without_categories_is_refused(by: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        balance.check(by, config.parse(PIPELINE))
+        checked(by)
 
 
 @pytest.mark.parametrize("by", ["task", "target", "source", "objects.label", "n_objects", "register", "editor"])
 def test_columns_of_a_pipeline_hold_categories(by: str) -> None:
-    balance.check(by, config.parse(PIPELINE))
+    checked(by)
 
 
 # --- sampling

@@ -18,11 +18,11 @@ from stages.annotation.detect import Detect
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import each
 from ugaf.imaging import boxes, images
-from ugaf.models import registry
 from ugaf.models.detectors.interface import Detection, DetectQuery
 from ugaf.models.detectors.proposals import object_masks, region_trees, segmentation
 from ugaf.models.detectors.proposals.detector import ProposalDetector
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 
 @pytest.fixture(scope="module")

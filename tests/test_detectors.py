@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ugaf.base.errors import ConfigError, StopRun
-from ugaf.models import registry
 from ugaf.models.chat import ChatRequest
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.detectors import grounding, vlm
@@ -34,6 +33,7 @@ from ugaf.models.detectors.vlm import VLMDetector
 from ugaf.models.servers import ModelServer
 from ugaf.pipeline import config
 from ugaf.stage import Failure
+from ugaf.stage import engines as registry
 
 # -- arrays and phrases ------------------------------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf.base.errors import ConfigError, StopRun
-from ugaf.models import registry
 from ugaf.models.editors.diffusion import families
 from ugaf.models.editors.diffusion.batches import Batches
 from ugaf.models.editors.diffusion.families import KONTEXT, QWEN, QWEN_PLUS, Sampling
 from ugaf.models.editors.interface import EditRequest
 from ugaf.models.editors.placement import PlacementSettings, Prepared, prepare
 from ugaf.stage import Failure
+from ugaf.stage import engines as registry
 
 
 def spec(**options: Any) -> dict[str, Any]:

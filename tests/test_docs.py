@@ -33,7 +33,6 @@ from ugaf.export import columns as export_columns
 from ugaf.imaging import images
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, InputSettings
 from ugaf.ingest.limits import HttpSettings, LimitSettings
-from ugaf.models import registry
 from ugaf.models.editors.diffusion.settings import Cache, Lora
 from ugaf.models.editors.placement import PlacementSettings
 from ugaf.models.servers import ModelServer, ServerLink
@@ -42,6 +41,7 @@ from ugaf.pipeline.distinct import Distinct
 from ugaf.pipeline.settings import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings
 from ugaf.pipeline.spec import Resources
 from ugaf.stage import Failure, Row, Stage
+from ugaf.stage import engines as registry
 from ugaf.trainer import __main__ as trainer
 from ugaf.trainer import settings as training
 from ugaf.trainer.rl import __main__ as post_trainer

@@ -15,9 +15,9 @@ from ugaf import stage
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.needs import Needs
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 BOX = [60, 50, 140, 120]
 

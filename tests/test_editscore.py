@@ -17,7 +17,6 @@ from stages.refinement.score import Score
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import through
 from ugaf.imaging import images
-from ugaf.models import prompts, registry
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.judging.asking import ask_all
@@ -25,7 +24,8 @@ from ugaf.models.judging.pairs import Pair, seed_of
 from ugaf.models.scorers import editscore
 from ugaf.models.scorers.editscore import PQ, SC, Ratings, combined
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.stage import Failure, Outcome
+from ugaf.stage import Failure, Outcome, prompts
+from ugaf.stage import engines as registry
 
 LINK = ServerLink("judge", ModelServer(model="tiny", endpoints=["http://127.0.0.1:9/v1"]), ("http://127.0.0.1:9/v1",))
 Asked = Callable[[ChatRequest], Reply]

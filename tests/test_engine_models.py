@@ -27,8 +27,8 @@ from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
 from ugaf.engine.turns import Turns
-from ugaf.models import registry
 from ugaf.pipeline import config
+from ugaf.stage import engines as registry
 
 ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
 DETECT = "annotation.detect"

@@ -24,12 +24,12 @@ from stages.generation.edit import GenerateEdit
 from ugaf import stage
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images
-from ugaf.models import registry
 from ugaf.models.chat.transport import Pace
 from ugaf.models.editors.images_api import ImagesAPIEditor, read_picture
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 FAST = Pace(first_s=0.01, most_s=0.05, probe_first_s=0.02, probe_most_s=0.05)
 AREA = 64 * 64

@@ -17,13 +17,13 @@ from stages.curation.embed import Embed
 from stages.curation.predict import SCORES, Predict
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.encoders import unit
 from ugaf.models.predictors import predict_all
 from ugaf.models.predictors.head import HeadPredictor
 from ugaf.models.predictors.heads import head_of, read_head
 from ugaf.pipeline import config
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 LOOKS: list[int] = []
 """How many photographs `MeanColour` was given, by call."""

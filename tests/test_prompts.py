@@ -22,7 +22,6 @@ from stages.annotation.screen import Screen
 from stages.refinement.score import Score
 from stages.refinement.verify import Verify
 from ugaf.imaging import images
-from ugaf.models import prompts
 from ugaf.models.chat import ChatRequest
 from ugaf.models.detectors import vlm as vlm_detector
 from ugaf.models.detectors.interface import DetectQuery
@@ -31,7 +30,7 @@ from ugaf.models.screeners import llm as screeners
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.models.verifiers import vlm as verifiers
 from ugaf.models.writers import vlm as vlm_writer
-from ugaf.stage import Row, Stage
+from ugaf.stage import Row, Stage, prompts
 
 URL = "http://127.0.0.1:1/v1"
 LINK = ServerLink("judge", ModelServer(model="m", endpoints=[URL]), (URL,))

@@ -13,13 +13,13 @@ from chat_fakes import FakeChat, pictures_of, quotations, texts_of, unmarked
 from stages.annotation.screen import Screen
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
-from ugaf.models import prompts, registry
 from ugaf.models.chat import ChatRequest
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.screeners import llm as screeners
 from ugaf.models.screeners.llm import FOLDER, Judgement
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.stage import Failure, Row
+from ugaf.stage import Failure, Row, prompts
+from ugaf.stage import engines as registry
 
 VERDICTS = ("ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible")
 CUP, TINY = (40, 60, 120, 160), (0, 0, 8, 8)

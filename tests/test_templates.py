@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ugaf.imaging import blending, boxes, images, inpaint
-from ugaf.models import registry
 from ugaf.models.editors.interface import Edit, EditObject, EditRequest
 from ugaf.models.editors.templates import INVERTED, OPERATIONS, UNBOUNDED, TemplateEditor, oklab
 from ugaf.models.editors.templates.background import BACKGROUNDS
@@ -20,6 +19,7 @@ from ugaf.models.editors.templates.restore import DEGRADATIONS
 from ugaf.models.editors.templates.style import STYLES
 from ugaf.models.editors.templates.tone import TONES
 from ugaf.stage import Failure
+from ugaf.stage import engines as registry
 
 EDITOR = TemplateEditor()
 BOX = (60, 50, 140, 120)

@@ -19,11 +19,11 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.readers import Line
 from ugaf.pipeline import config
 from ugaf.provenance.watermarks import pixel_box, watermark
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 SEEN: list[tuple[int, ...]] = []
 """Shapes of the pictures that `Blocks` was given."""

@@ -20,13 +20,13 @@ from judges import GREY, WindowChat, number_of, pair_row, with_logprobs
 from stages.refinement.verify import Verify
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
-from ugaf.models import prompts, registry
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.models.verifiers import vlm as verifiers
 from ugaf.models.verifiers.vlm import SCORES, Judgement, capped, close_up
-from ugaf.stage import Failure, Outcome, Row, RowError
+from ugaf.stage import Failure, Outcome, Row, RowError, prompts
+from ugaf.stage import engines as registry
 
 LINK = ServerLink("judge", ModelServer(model="tiny", endpoints=["http://127.0.0.1:9/v1"]), ("http://127.0.0.1:9/v1",))
 

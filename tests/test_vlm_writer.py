@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from stages.annotation.instruct import Instruct
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images, marks
-from ugaf.models import prompts, registry
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.servers import ModelServer
 from ugaf.models.writers import vlm as vlm_writer
 from ugaf.models.writers import vlm_answers as vlm_writer_answers
-from ugaf.stage import Failure, Row
+from ugaf.stage import Failure, Row, prompts
+from ugaf.stage import engines as registry
 from ugaf.wording import layout
 from ugaf.wording.composing import Composer
 

@@ -20,9 +20,9 @@ from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.failure import Failure, at_once, each
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import boxes, images
-from ugaf.models import registry
 from ugaf.models.detectors.interface import Detection, Detector, DetectQuery, phrases
 from ugaf.stage import Outcome, Row
+from ugaf.stage import engines as registry
 
 OBJECT = pa.struct(
     [

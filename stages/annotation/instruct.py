@@ -23,8 +23,8 @@ from pydantic import Field, field_validator
 from ugaf import stage
 from ugaf.base.errors import nearest
 from ugaf.base.failure import Failure, attempt
-from ugaf.models import registry
 from ugaf.stage import Outcome, Row
+from ugaf.stage import engines as registry
 from ugaf.wording import asks, layout, sampling
 from ugaf.wording.asks import Ask, Options
 from ugaf.wording.composing import Assignment, Brief, Composed, Composer

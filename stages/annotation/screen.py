@@ -17,13 +17,13 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.base.failure import Failure, attempt
-from ugaf.models import registry
-from ugaf.models.registry import ScreenerSpec
 from ugaf.models.screeners import rules as screen_rules
 from ugaf.models.screeners.faces import Faces
 from ugaf.models.screeners.interface import Ruling, Screener
 from ugaf.models.screeners.rules import Edit
 from ugaf.stage import Outcome, Row
+from ugaf.stage import engines as registry
+from ugaf.stage.engines import ScreenerSpec
 
 RULES = "rules"
 

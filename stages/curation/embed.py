@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
-from ugaf.models import registry
 from ugaf.models.encoders import open_encoder, photo_of
 from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import engines as registry
 
 
 class Embed(stage.Stage):

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 from ugaf import stage
 from ugaf.base.needs import Needs
 from ugaf.dedup import grid, storing
-from ugaf.engine.whole_run import RunRows
 from ugaf.measures import signatures
+from ugaf.stage.whole import RunRows
 
 LINK = pa.struct(
     [

@@ -17,10 +17,10 @@ from pydantic import Field, field_validator
 from ugaf import stage
 from ugaf.base.errors import nearest
 from ugaf.base.needs import Needs, together
-from ugaf.models import registry
 from ugaf.models.encoders import photo_of
 from ugaf.models.predictors import predict_all
 from ugaf.stage import Failure, Outcome, Row
+from ugaf.stage import engines as registry
 
 SCORES = ("aesthetic", "iqa", "nsfw", "generated")
 

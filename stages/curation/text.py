@@ -17,10 +17,10 @@ from pydantic import Field
 from ugaf import stage
 from ugaf.base.failure import Failure, at_once, each
 from ugaf.imaging.boxes import crop
-from ugaf.models import registry
 from ugaf.models.readers import Line, Reader
 from ugaf.provenance import watermarks
 from ugaf.stage import Outcome, Row
+from ugaf.stage import engines as registry
 
 
 class Text(stage.Stage):

@@ -25,10 +25,10 @@ from ugaf.base.errors import nearest
 from ugaf.base.failure import each, through
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.editors.interface import Edit, EditObject, Editor, EditRequest
-from ugaf.models.registry import EngineOf
 from ugaf.stage import Failure, Outcome, Row, RowError
+from ugaf.stage import engines as registry
+from ugaf.stage.engines import EngineOf
 
 ONLY = ""
 """Key of the editor that `editor` names."""

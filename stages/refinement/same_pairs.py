@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.dedup import grid, storing
-from ugaf.engine.whole_run import RunRows
 from ugaf.measures import likeness as pairs_alike
+from ugaf.stage.whole import RunRows
 
 LINK = pa.struct([("id", pa.string()), ("source", pa.float32()), ("change", pa.float32())])
 

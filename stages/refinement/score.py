@@ -13,11 +13,11 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.base.failure import through
-from ugaf.models import registry
 from ugaf.models.judging.pairs import Pair, prepare, unshared
-from ugaf.models.registry import ScorerSpec
 from ugaf.models.scorers.interface import Scores
 from ugaf.stage import Failure, Outcome, Row, Stage
+from ugaf.stage import engines as registry
+from ugaf.stage.engines import ScorerSpec
 
 
 class Score(Stage):

@@ -19,12 +19,12 @@ from ugaf.base.failure import through
 from ugaf.imaging import boxes, images
 from ugaf.imaging.boxes import Box
 from ugaf.measures import quality
-from ugaf.models import registry
 from ugaf.models.judging.pairs import Pair, prepare, resize_mask, scaled, unshared
-from ugaf.models.registry import VerifierSpec
 from ugaf.models.verifiers.interface import Case, Verification
 from ugaf.models.verifiers.rules import GLOBAL_TASKS
 from ugaf.stage import Failure, Outcome, Row, Stage
+from ugaf.stage import engines as registry
+from ugaf.stage.engines import VerifierSpec
 
 SIDE = 1024
 """Longer side, in pixels, at which pairs are compared."""

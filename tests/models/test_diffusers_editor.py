@@ -22,10 +22,10 @@ from skimage import data
 
 from tests.models import tiny_editors
 from ugaf.base.errors import ConfigError, StopRun
-from ugaf.models import registry
 from ugaf.models.editors.diffusion.engine import DiffusersEditor
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.stage import Failure
+from ugaf.stage import engines as registry
 
 logging.disable_progress_bar()
 

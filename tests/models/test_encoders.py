@@ -20,12 +20,12 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.encoders import open_encoder
 from ugaf.models.encoders.torchscript_engine import TorchScriptEncoder
 from ugaf.models.encoders.transformers_engine import TransformersEncoder
 from ugaf.pipeline import config
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 CLOSE = 1e-5
 

@@ -12,8 +12,8 @@ import pytest
 
 from stages.curation.text import Text
 from ugaf.imaging import boxes, images
-from ugaf.models import registry
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 if find_spec("rapidocr_onnxruntime") is None:
     if os.environ.get("UGAF_REQUIRE_MODELS"):

@@ -20,11 +20,11 @@ import yaml
 from training_tools import ROOT, TINY, make_shards
 
 from ugaf.base.errors import ConfigError, UgafError
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.stage import Failure
 from ugaf.trainer.build import build
 from ugaf.trainer.data import Loader
 from ugaf.trainer.distributed import join, leave
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.rl import __main__ as command
 from ugaf.trainer.rl.export import export
 from ugaf.trainer.rl.loop import PostTraining, train

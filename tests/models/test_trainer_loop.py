@@ -17,12 +17,12 @@ from PIL import Image
 from training_tools import TINY, config, group, make_shards, metrics, start
 
 from ugaf.base.errors import ConfigError
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.trainer import __main__ as command
 from ugaf.trainer.build import build
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.distributed import join, leave
 from ugaf.trainer.loop import Training, train
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.settings import ModelSettings, ScaleSettings, TinySettings, load
 
 TOLERANCE = 2e-5

@@ -11,10 +11,10 @@ from diffusers import QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ugaf.fineedit.exact_vae import CosineVAE
+from ugaf.fineedit.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without
+from ugaf.fineedit.transformer import FineEditTransformer2DModel, check_layers
 from ugaf.trainer.build import without_weights
-from ugaf.trainer.model.exact_vae import CosineVAE
-from ugaf.trainer.model.fineedit import FineEditTransformer2DModel, check_layers
-from ugaf.trainer.model.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without
 from ugaf.trainer.settings import ModelSettings
 
 SIZES = {

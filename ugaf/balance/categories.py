@@ -9,10 +9,10 @@ with the repeat factors of LVIS, arXiv 1908.03195). `source` is the kind of plac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,6 @@ import pyarrow.types as pat
 
 from ugaf.balance.settings import MISSING, category_text
 from ugaf.base.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from ugaf.pipeline.config import Pipeline
 
 SOURCE, SOURCES = "source", "sources"
 
@@ -99,13 +96,11 @@ class Category:
         return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), flat)
 
 
-def check(by: str, pipeline: Pipeline) -> None:
-    """Raises ConfigError unless `by` names categories that a run of the pipeline has."""
-    category = Category.of(by, pipeline.providers)
+def check(by: str, columns: Collection[str], type_of: Callable[[str], pa.DataType]) -> None:
+    """Raises ConfigError unless `by` names categories that a run with these columns has."""
+    category = Category.of(by, columns)
     if category.by != SOURCE or category.column != SOURCES:
-        provider = pipeline.providers[category.column]
-        schema = pipeline.ingest_schema if provider == "ingest" else pipeline.stage(provider).cls.writes
-        category.check(schema.field(category.column).type)
+        category.check(type_of(category.column))
 
 
 class Census:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ugaf.base.errors import nearest
-from ugaf.stage import Settings
+from ugaf.base.settings import Settings
 
 OTHER = "other"
 """In a target: all categories that it does not name, together, each by its own rows."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, get_args, get_origin
+from dataclasses import dataclass
+from typing import get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-
-if TYPE_CHECKING:
-    from ugaf.engine.alike import Alike
 
 MANY_FAILED = 3
 """Exit status of a run that is done, but more rows failed than `--max-failed` allows."""
@@ -30,6 +28,16 @@ class UgafError(Exception):
 
 class ConfigError(UgafError):
     """A setting that cannot be used, found before any work starts."""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Nearly all rows of a stage failed with errors of one shape. message: for the user. fragments: where they are."""
+
+    stage: str
+    shape: str
+    message: str
+    fragments: frozenset[str] = frozenset()
 
 
 class StopRun(BaseException):

@@ -15,9 +15,9 @@ from ugaf.bench.items import Benchmark, Item, Pictures, chunks
 from ugaf.bench.settings import BenchSettings, link_to
 from ugaf.bench.store import Store
 from ugaf.imaging import images
-from ugaf.models import registry
 from ugaf.models.editors.interface import Edit, Editor, EditRequest
 from ugaf.models.judging.pairs import seed_of
+from ugaf.stage import engines as registry
 
 DATASET = "dataset"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -86,7 +86,7 @@ class FolderEdits:
 
 
 class EditorEdits:
-    """An editor of `ugaf.models.registry`, run over the items; its pictures are kept as PNG in the run's folder."""
+    """An editor of `ugaf.stage.engines`, run over the items; its pictures are kept as PNG in the run's folder."""
 
     def __init__(self, settings: BenchSettings) -> None:
         spec = settings.editor or {}

@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import install_hint
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
 from ugaf.models.servers import ServerLink
-from ugaf.stage import Failure
+from ugaf.stage import Failure, prompts
 
 if TYPE_CHECKING:
     Reasoning = str

@@ -23,11 +23,11 @@ from ugaf.bench.settings import BenchSettings
 from ugaf.imaging import boxes
 from ugaf.imaging.boxes import Box
 from ugaf.ingest.pair_cells import parse_boxes
-from ugaf.models import registry
 from ugaf.models.chat import Answer
 from ugaf.models.judging.asking import Question
-from ugaf.models.prompts import quoted
 from ugaf.stage import Failure, RowError
+from ugaf.stage import engines as registry
+from ugaf.stage.prompts import quoted
 
 GREY = 128
 """What covers the box where only its outside is judged."""

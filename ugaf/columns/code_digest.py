@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ugaf.models import registry
+from ugaf.stage import engines as registry
 
 if TYPE_CHECKING:
     from ugaf.pipeline.spec import StageSpec
@@ -34,7 +34,7 @@ DECODING = "ugaf.imaging.images"
 """What every stage's pixels come from (`Row.photo`)."""
 MACHINERY = (
     "ugaf", "ugaf.base", "ugaf.cli", "ugaf.columns", "ugaf.engine", "ugaf.export", "ugaf.ingest",
-    "ugaf.models.registry", "ugaf.models.servers", "ugaf.pipeline", "ugaf.report", "ugaf.stage", "ugaf.storage",
+    "ugaf.stage.engines", "ugaf.models.servers", "ugaf.pipeline", "ugaf.report", "ugaf.stage", "ugaf.storage",
     "ugaf.tune", "ugaf.withdrawal",
 )  # fmt: skip
 """Modules, and packages with all in them, that carry values and compute none."""

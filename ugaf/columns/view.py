@@ -18,6 +18,7 @@ import pyarrow.types as pat
 
 from ugaf.base import location
 from ugaf.base.errors import UgafError, nearest
+from ugaf.base.trust import only as trusting
 from ugaf.columns import record
 from ugaf.columns.addressing import search, source_names
 from ugaf.columns.fitting import fit
@@ -36,7 +37,6 @@ from ugaf.columns.verdicts import (
 )
 from ugaf.pipeline import naming, rules
 from ugaf.pipeline.config import INGEST, Pipeline, parse
-from ugaf.pipeline.trust import only as trusting
 from ugaf.storage import Storage
 
 EXAMPLES = 20

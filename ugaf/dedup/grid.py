@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ugaf.dedup import alignment, embeddings, search
 from ugaf.dedup.links import Links, join, reduced
-from ugaf.engine.whole_run import RunRows
 from ugaf.measures import signatures
 from ugaf.measures.signatures import Floats
+from ugaf.stage.whole import RunRows
 
 Packed = NDArray[np.uint8]
 Flags = NDArray[np.bool_]

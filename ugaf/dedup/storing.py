@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from ugaf.dedup.grid import unpacked
 from ugaf.dedup.links import Ends, Links, ends
-from ugaf.engine.whole_run import RunRows
 from ugaf.stage import Failure
+from ugaf.stage.whole import RunRows
 
 
 @dataclass(frozen=True)

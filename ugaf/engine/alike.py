@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ugaf.base.errors import Alike as Alike
 from ugaf.base.errors import StopRun
 
 NEARLY_ALL = 0.98
@@ -44,16 +45,6 @@ class FailedRow:
     where: str = ""
     foreseen: bool = True
     trace: str = ""
-
-
-@dataclass(frozen=True)
-class Alike:
-    """Why a run stops: nearly all rows of a stage failed with errors of one shape. fragments: where they are."""
-
-    stage: str
-    shape: str
-    message: str
-    fragments: frozenset[str] = frozenset()
 
 
 class AlikeError(StopRun):

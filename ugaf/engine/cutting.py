@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ugaf.cli.progress.watcher import Watcher
 from ugaf.columns import origins
 from ugaf.columns.origins import Origin
 from ugaf.columns.parts import SOURCES, Columns
 from ugaf.columns.tombstones import buried_in
+from ugaf.engine.watcher import Watcher
 from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources
 from ugaf.storage import ahead
 from ugaf.storage.store import TEMPORARY, parquet_bytes

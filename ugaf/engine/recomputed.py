@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ugaf.base import trust
 from ugaf.base.errors import UgafError
-from ugaf.models import registry
 from ugaf.models.servers import ModelServer
-from ugaf.pipeline import trust
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
+from ugaf.stage import engines as registry
 
 _SHOWN = 60
 

@@ -14,27 +14,26 @@ from typing import Any
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.base.needs import install_hint
-from ugaf.cli.progress.watcher import Watcher
 from ugaf.columns import record
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
 from ugaf.columns.survey import Survey, survey
+from ugaf.columns.tombstones import Tombstones
 from ugaf.columns.verdicts import Fits
-from ugaf.columns.view import RunView
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
 from ugaf.engine.ray_engine import MakeTask, RayEngine, run_inline, watched
 from ugaf.engine.session import Session, cluster_address
+from ugaf.engine.watcher import Watcher
 from ugaf.engine.whole_run import rows_of, run_stage
 from ugaf.engine.worker import Task
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
-from ugaf.withdrawal import withdraw as withdrawal
 
 Notify = Callable[[str], None]
 
@@ -42,13 +41,15 @@ Notify = Callable[[str], None]
 @dataclass(frozen=True)
 class RunOptions:
     """What a user asks of one call. first, last: stages to run, by name (both given for a single stage). replace: take
-    over the folder of another pipeline's run."""
+    over the folder of another pipeline's run. finish_withdrawal: does what is left of an interrupted one, before all
+    else."""
 
     first: str | None = None
     last: str | None = None
     retry_failed: bool = False
     address: str | None = None
     replace: bool = False
+    finish_withdrawal: Callable[[Pipeline, Notify], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,6 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _as_recorded(pipeline: Pipeline) -> RunView:
-    """The run by the pipeline that made its shards: a changed one might leave it without a pair. Else by this one."""
-    own = {spec.name.partition(".")[0] for spec in pipeline.stages if ":" in spec.name}
-    try:
-        return RunView(pipeline.output, trust=own)
-    except UgafError:
-        return RunView(pipeline.output, pipeline)
-
-
 def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
@@ -104,8 +96,12 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
     check_recorded(columns)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
-    if withdrawal.is_unfinished(columns.storage):
-        withdrawal.finish(_as_recorded(pipeline), notify)
+    if Tombstones.read(columns.storage).erasing:
+        if options.finish_withdrawal is None:
+            raise UgafError(
+                f"{pipeline.output}: a withdrawal was interrupted; `ugaf run` and `ugaf withdraw` finish it"
+            )
+        options.finish_withdrawal(pipeline, notify)
     parts = restricted(pipeline, options)
     if taken_over:
         notify(taken_over)

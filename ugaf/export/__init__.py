@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ugaf.balance.categories import source_kind
-from ugaf.export.settings import ExportSettings
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

@@ -20,7 +20,7 @@ from ugaf.balance import OTHER, Account, BalanceSettings, Category, Census, Samp
 from ugaf.balance.settings import NATURAL
 from ugaf.base.errors import UgafError
 from ugaf.export import split
-from ugaf.export.settings import ExportSettings
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

@@ -18,8 +18,8 @@ from ugaf.export import balanced, folder
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
 from ugaf.export.products import PAIRS, PHOTOGRAPHS, Product
-from ugaf.export.settings import ExportSettings
 from ugaf.export.split import OTHER_SPLIT
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

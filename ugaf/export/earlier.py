@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ugaf.export import folder
 from ugaf.export.adapters import ADAPTERS
-from ugaf.export.settings import FORMATS, ExportSettings
+from ugaf.pipeline.settings import FORMATS, ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

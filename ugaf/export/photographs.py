@@ -19,8 +19,8 @@ import pyarrow.types as pat
 from ugaf.export import provenance, rows, split
 from ugaf.export.columns import PHOTOGRAPH, Column
 from ugaf.export.rows import CHUNK_ROWS, Blob, Plan
-from ugaf.export.settings import ExportSettings
 from ugaf.imaging import images
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

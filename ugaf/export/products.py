@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ugaf.columns.view import RunView
     from ugaf.export.rows import Plan
-    from ugaf.export.settings import ExportSettings
+    from ugaf.pipeline.settings import ExportSettings
 
 
 class Exported(Protocol):

@@ -29,8 +29,8 @@ from ugaf.export import balanced, provenance, split
 from ugaf.export import columns as export_columns
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import CORE_NAMES, Column
-from ugaf.export.settings import ExportSettings
 from ugaf.imaging import images, registration
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

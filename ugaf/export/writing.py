@@ -17,9 +17,9 @@ from ugaf.export.adapters import ADAPTERS
 from ugaf.export.folder import Folder
 from ugaf.export.parquet import ParquetShards
 from ugaf.export.products import Exported, Product, Reading
-from ugaf.export.settings import ExportSettings
 from ugaf.export.split import SPLITS
 from ugaf.export.webdataset import WebDatasetShards
+from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView

@@ -18,11 +18,11 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
-from ugaf.base import yaml_files
+from ugaf.base import trust, yaml_files
 from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
-from ugaf.pipeline import changes, naming, rules, trust
+from ugaf.pipeline import changes, naming, rules
 from ugaf.pipeline.settings import PipelineSettings
 from ugaf.pipeline.spec import (
     INGEST,
@@ -76,6 +76,12 @@ class Pipeline:
     def fan_out(self) -> int | None:
         """Position of the stage that turns photographs into edits, if there is one."""
         return next((number for number, spec in enumerate(self.stages) if spec.cls.fans_out), None)
+
+    def type_of(self, column: str) -> pa.DataType:
+        """The type of a column that a run of this pipeline has."""
+        provider = self.providers[column]
+        schema = self.ingest_schema if provider == INGEST else self.stage(provider).cls.writes
+        return schema.field(column).type
 
     def stage(self, name: str) -> StageSpec:
         """Raises ConfigError with the nearest name."""
@@ -160,7 +166,7 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
     if settings.export.balance is not None:
         from ugaf.balance import check as check_balance
 
-        check_balance(settings.export.balance.by, pipeline)
+        check_balance(settings.export.balance.by, pipeline.providers, pipeline.type_of)
     return pipeline
 
 

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import Needs
-from ugaf.models import registry
 from ugaf.pipeline import rules
 from ugaf.stage import Settings, Stage
+from ugaf.stage import engines as registry
 
 INGEST = "ingest"
 

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from ugaf.imaging.boxes import Box, crop
-from ugaf.models.readers import Line
+from ugaf.imaging.text import Line
 
 AGENCY, REPEATED, MARK, IN_MARGIN, FAINT = 1.0, 0.8, 0.5, 0.3, 0.2
 """What each kind of evidence counts."""

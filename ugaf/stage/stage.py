@@ -16,31 +16,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf.base.failure import Failure as Failure
 from ugaf.base.failure import RowError as RowError
 from ugaf.base.failure import each
 from ugaf.base.needs import Needs, together
+from ugaf.base.settings import Settings as Settings
+from ugaf.base.settings import operational as operational
 from ugaf.imaging import images
-from ugaf.models import registry
+from ugaf.stage import engines as registry
 
 if TYPE_CHECKING:
-    from ugaf.engine.whole_run import RunRows
+    from ugaf.stage.whole import RunRows
 
 Found = TypeVar("Found")
-
-
-class Settings(BaseModel):
-    """Base of every stage's settings: unknown names are errors, and nothing changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def operational(default: Any, **options: Any) -> Any:
-    """A pydantic field for how the work is done, not what comes out: it is in no fingerprint, so that changing it
-    (a batch size, a device, a time-out) computes nothing again."""
-    return Field(default, json_schema_extra={"operational": True}, **options)
 
 
 class Row:

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline, QwenImageEditPipeline, QwenImageTransfo
 from transformers.utils import logging as transformers_logging
 
 from ugaf.base.errors import ConfigError
-from ugaf.trainer.model.fineedit import FineEditTransformer2DModel, is_added
-from ugaf.trainer.pipeline import FineEditPipeline
+from ugaf.fineedit.pipeline import FineEditPipeline
+from ugaf.fineedit.transformer import FineEditTransformer2DModel, is_added
 from ugaf.trainer.settings import TINY, ModelSettings
 from ugaf.trainer.tiny import tiny_components
 

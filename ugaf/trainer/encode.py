@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from ugaf.base.errors import ConfigError
+from ugaf.fineedit.latents import to_float
+from ugaf.fineedit.pipeline import FineEditPipeline, padded
 from ugaf.trainer.build import build_frozen
 from ugaf.trainer.data.cache import describe
 from ugaf.trainer.distributed import device_of
-from ugaf.trainer.model.latents import to_float
-from ugaf.trainer.pipeline import FineEditPipeline, padded
 from ugaf.trainer.settings import TINY, ModelSettings, ScaleSettings, TrainSettings
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from ugaf.base.errors import ConfigError
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.trainer.build import ADAPTER, build, dtype_of, trained
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.distributed import device_of
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.settings import TrainSettings
 
 LOG = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ugaf.base.errors import ConfigError
+from ugaf.fineedit.pipeline import FineEditPipeline, predict
 from ugaf.trainer import flow
 from ugaf.trainer.build import build, dtype_of
 from ugaf.trainer.checkpoints import Checkpoints
@@ -30,7 +31,6 @@ from ugaf.trainer.ema import Average
 from ugaf.trainer.encode import Encoder, check_cache
 from ugaf.trainer.learned import Learned
 from ugaf.trainer.monitor import Monitor, keep_until, peak_tflops
-from ugaf.trainer.pipeline import FineEditPipeline, predict
 from ugaf.trainer.seeds import seed_of
 from ugaf.trainer.settings import TrainSettings
 from ugaf.trainer.validation import Validation

@@ -1,6 +1,6 @@
 """A small Qwen-Image-Edit with random weights: every part of the real one, to try the trainer where there is none.
 
-Its autoencoder is exact (`ugaf.trainer.model.exact_vae`), so that what it learns can be seen. Its text encoder is
+Its autoencoder is exact (`ugaf.fineedit.exact_vae`), so that what it learns can be seen. Its text encoder is
 random and stays so: different words give different embeddings, which is enough to learn a few instructions.
 """
 
@@ -22,7 +22,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from ugaf.trainer.model.exact_vae import CosineVAE
+from ugaf.fineedit.exact_vae import CosineVAE
 from ugaf.trainer.settings import TinySettings
 
 NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ugaf.base.errors import ConfigError
+from ugaf.fineedit.pipeline import FineEditPipeline, predict
 from ugaf.imaging.boxes import Box
 from ugaf.measures import quality
 from ugaf.trainer import flow
@@ -21,7 +22,6 @@ from ugaf.trainer.data import Batch, Loader, Plan, open_index
 from ugaf.trainer.distributed import World
 from ugaf.trainer.encode import Encoder, pictures
 from ugaf.trainer.monitor import Monitor
-from ugaf.trainer.pipeline import FineEditPipeline, predict
 from ugaf.trainer.seeds import seed_of
 from ugaf.trainer.settings import TrainSettings
 

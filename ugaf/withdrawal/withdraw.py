@@ -22,7 +22,7 @@ from ugaf.columns.tombstones import FILE, Erasing, Tombstones
 from ugaf.columns.view import RunView
 from ugaf.engine.cutting import source_digest
 from ugaf.ingest import SourceRef, failed_id
-from ugaf.pipeline.config import INGEST
+from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
 from ugaf.withdrawal import erasing
 from ugaf.withdrawal.erasing import Gone
@@ -111,6 +111,17 @@ def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
 def is_unfinished(storage: Storage) -> bool:
     """Whether a withdrawal was interrupted."""
     return bool(Tombstones.read(storage).erasing)
+
+
+def finish_interrupted(pipeline: Pipeline, notify: Notify) -> None:
+    """Do what is left of an interrupted withdrawal from this pipeline's run."""
+    own = {spec.name.partition(".")[0] for spec in pipeline.stages if ":" in spec.name}
+    try:
+        # By the pipeline that made its shards: a changed one might leave it without a pair.
+        view = RunView(pipeline.output, trust=own)
+    except UgafError:
+        view = RunView(pipeline.output, pipeline)
+    finish(view, notify)
 
 
 def finish(view: RunView, notify: Notify) -> None:

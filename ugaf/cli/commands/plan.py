@@ -18,7 +18,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ugaf.cli.commands import asked
     from ugaf.cli.commands.planned import print_plan
-    from ugaf.engine.foreseen import foreseen
+    from ugaf.cli.foreseen import foreseen
 
     plan = foreseen(asked.load(options), asked.run_options(options))
     if options.json:

@@ -13,7 +13,7 @@ from ugaf.pipeline.config import INGEST
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print it. plan: see `ugaf.engine.foreseen`."""
+    """Print it. plan: see `ugaf.cli.foreseen`."""
     console.print(f"[bold]{escape(plan['pipeline'])}[/] -> {escape(plan['path'])}")
     for line in _first(plan):
         console.print(escape(line))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ugaf.cli.commands import arguments
@@ -75,11 +76,13 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
     from ugaf.engine import runner
     from ugaf.export import earlier
     from ugaf.report import write_report
+    from ugaf.withdrawal.withdraw import finish_interrupted
 
     began = time.perf_counter()
     for line in (line for spec in pipeline.stages for line in spec.warnings):
         call.note(f"warning: {line}")
-    runner.run(pipeline, asked.run_options(options), call.counts, call.note, call)
+    wanted = replace(asked.run_options(options), finish_withdrawal=finish_interrupted)
+    runner.run(pipeline, wanted, call.counts, call.note, call)
     view = RunView(pipeline.output, pipeline)
     counts = view.funnel()
     # Of stages that were not asked for, a funnel of zeros says nothing.

@@ -20,7 +20,7 @@ from ugaf.base.location import scrub
 from ugaf.cli.progress import files, shown
 from ugaf.cli.progress.files import Heartbeat, RunLog
 from ugaf.cli.progress.tracker import Snapshot, State, Tracker, ended
-from ugaf.cli.progress.watcher import Watcher
+from ugaf.engine.watcher import Watcher
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
 

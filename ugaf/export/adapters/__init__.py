@@ -1,7 +1,8 @@
 """Layouts that particular trainers want, written beside the shards.
 
 An adapter is one function over the records and the folder `shards/<name>` that it writes into; its module is named
-after it. To add one, write the module and list it here, with the form of the names of its files.
+after it. To add one, write the module and list it here, with the form of the names of its files, and in
+`ugaf.pipeline.settings.ADAPTERS`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,6 @@ ADAPTERS: dict[str, Adapter] = {
     "diffsynth": diffsynth,
     "instruct_pix2pix": instruct_pix2pix,
 }
-
-NEEDS_PARQUET = frozenset({"instruct_pix2pix"})
-"""Adapters that name columns of the Parquet shards instead of copying images."""
 
 _ID = "[0-9a-f]{32}"
 

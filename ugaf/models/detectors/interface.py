@@ -1,7 +1,7 @@
 """What a detector is: photographs in, boxes out, best first.
 
 The stage `annotation.detect` knows detectors only by this interface; the configuration names the implementation
-(`detector: {engine: proposals}`, see `ugaf.models.registry`). An implementation is a class with a nested `Settings`
+(`detector: {engine: proposals}`, see `ugaf.stage.engines`). An implementation is a class with a nested `Settings`
 model, built as `cls(settings)`, so that its options are checked before a run starts.
 
 A detector gets queries, not pixels: one that looks boxes up in a table never decodes a photograph, and one that is told

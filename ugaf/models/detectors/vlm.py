@@ -19,15 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from ugaf.base.failure import through
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
-from ugaf.models import prompts
 from ugaf.models.chat import ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.detectors.common import VocabularySettings
 from ugaf.models.detectors.interface import Detection, DetectQuery, pixel_box
 from ugaf.models.judging.asking import thinking_switch
 from ugaf.models.judging.pairs import seed_of
-from ugaf.models.registry import ServerName
-from ugaf.stage import Failure
+from ugaf.stage import Failure, prompts
+from ugaf.stage.engines import ServerName
 
 FOLDER = "annotation/detect"
 Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]

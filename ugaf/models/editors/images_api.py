@@ -30,9 +30,9 @@ from ugaf.models.chat.transport import STEADY, Pace
 from ugaf.models.editors import placement
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.models.editors.placement import PlacementSettings, Prepared, WorkingSize
-from ugaf.models.registry import ServerName
 from ugaf.models.servers import Servers
 from ugaf.stage import Settings
+from ugaf.stage.engines import ServerName
 
 BATCH_ROWS = 16
 """Rows of one fragment in hand at once: with their photographs they are what fills a worker's memory."""

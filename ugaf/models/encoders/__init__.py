@@ -1,7 +1,7 @@
 """What an encoder is: photographs in, unit vectors out, so that the cosine of two is their dot product.
 
 The stage `curation.embed` and the predictors with a head know encoders only by this interface; the configuration names
-the implementation (`encoder: {engine: transformers, model: ...}`, see `ugaf.models.registry`). An implementation is a
+the implementation (`encoder: {engine: transformers, model: ...}`, see `ugaf.stage.engines`). An implementation is a
 class with a nested `Settings` model, built as `cls(settings)`.
 
 An encoder gets functions that load photographs, not pixels: it holds the decoded pixels of one photograph at a time.
@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ugaf.models import registry
 from ugaf.models.judging.pairs import unshared
 from ugaf.stage import Failure, Row
+from ugaf.stage import engines as registry
 
 Photo = Callable[[], np.ndarray]
 """Gives a photograph, RGB uint8 (height, width, 3). Raises ImageError if it cannot be decoded."""

@@ -2,7 +2,7 @@
 
 It is the sibling of `scorers.interface.Scorer`, which judges finished pairs. The stage `curation.predict` knows
 predictors only by this interface; the configuration names the implementation (`aesthetic: {engine: head, ...}`, see
-`ugaf.models.registry`). None has weights of its own or a default score: what cannot be scored is a Failure.
+`ugaf.stage.engines`). None has weights of its own or a default score: what cannot be scored is a Failure.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from ugaf import stage
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import Needs, together
-from ugaf.models import registry
 from ugaf.models.encoders import Encoder, Photo, open_encoder, vision
 from ugaf.models.predictors import Backbone
 from ugaf.models.predictors.heads import SUFFIXES, TORCH_FILES, Activation, Output, read_head
 from ugaf.stage import Failure, operational
+from ugaf.stage import engines as registry
 
 
 class HeadPredictor(Backbone):

@@ -1,35 +1,19 @@
 """What a reader is: photographs in, lines of text out, each with its place (OCR).
 
 The stage `curation.text` knows readers only by this interface; the configuration names the implementation
-(`reader: {engine: rapidocr}`, see `ugaf.models.registry`). An implementation is a class with a nested `Settings` model,
+(`reader: {engine: rapidocr}`, see `ugaf.stage.engines`). An implementation is a class with a nested `Settings` model,
 built as `cls(settings)`, so that its options are checked before a run starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from ugaf.imaging.text import Line as Line
 from ugaf.stage import Failure
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """One line of text.
-
-    Attributes:
-        corners: float (4, 2), x and y in pixels of the picture that was read, in order around the line; the line may be
-            tilted.
-        text: what stands there.
-        score: 0..1, higher is surer; None from a reader that gives none.
-    """
-
-    corners: np.ndarray
-    text: str
-    score: float | None
 
 
 class Reader(Protocol):

@@ -21,15 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import stage
 from ugaf.base.needs import Needs
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
-from ugaf.models.registry import ServerName
 from ugaf.models.scorers.interface import Pair, Scores
-from ugaf.stage import Failure, RowError
+from ugaf.stage import Failure, RowError, prompts
+from ugaf.stage.engines import ServerName
 
 if TYPE_CHECKING:
     from ugaf.models.servers import Servers

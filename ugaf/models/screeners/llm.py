@@ -17,16 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from ugaf import stage
 from ugaf.base.needs import Needs
 from ugaf.imaging import images, marks
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.schemas import line
 from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
-from ugaf.models.registry import ServerName
 from ugaf.models.screeners.interface import Ruling
 from ugaf.models.screeners.rules import Edit
-from ugaf.stage import Failure
+from ugaf.stage import Failure, prompts
+from ugaf.stage.engines import ServerName
 from ugaf.wording import params
 from ugaf.wording.layout import where
 from ugaf.wording.places import Place

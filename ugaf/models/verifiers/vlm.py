@@ -18,15 +18,15 @@ from ugaf.base.needs import Needs
 from ugaf.imaging import boxes, marks
 from ugaf.imaging.boxes import Box
 from ugaf.measures.verification import Verdict, worst
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.ratings import expected_rating
 from ugaf.models.chat.schemas import line
 from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
-from ugaf.models.registry import ServerName
 from ugaf.models.verifiers.interface import Case, Ratings, Verification
+from ugaf.stage import prompts
+from ugaf.stage.engines import ServerName
 
 if TYPE_CHECKING:
     from ugaf.models.servers import Servers

@@ -20,11 +20,10 @@ from pydantic import Field
 from ugaf.base.failure import Failure, attempt
 from ugaf.base.needs import Needs
 from ugaf.imaging import images, marks
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
-from ugaf.models.registry import ServerName
 from ugaf.models.writers import vlm_answers as vlm_writer_answers
-from ugaf.stage import Settings
+from ugaf.stage import Settings, prompts
+from ugaf.stage.engines import ServerName
 from ugaf.wording.composing import Assignment, Brief, Composed, Composition
 from ugaf.wording.layout import Layout, Target, where
 from ugaf.wording.places import Place

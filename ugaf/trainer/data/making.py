@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ugaf.fineedit.latents import roi_mask
 from ugaf.imaging.boxes import Box
 from ugaf.trainer.data.batch import Batch, pixels_of
 from ugaf.trainer.data.cache import CachedSample, CacheReader, stacked
@@ -17,7 +18,6 @@ from ugaf.trainer.data.plan import Microbatch
 from ugaf.trainer.data.reading import Found
 from ugaf.trainer.data.records import CorruptSampleError, Draw, Example, example
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.model.latents import roi_mask
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""FineEdit's model (arXiv 2604.10954, section 3): Qwen-Image-Edit that is told the box by latents, twice."""
+"""Where editors exported by the first version look for their classes: `ugaf.fineedit` has them."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.trainer.build import dtype_of, trained
 from ugaf.trainer.checkpoints import Checkpoints
 from ugaf.trainer.distributed import device_of
 from ugaf.trainer.export import choose, finished, write
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.rl.policy import build_policy
 from ugaf.trainer.rl.settings import PostSettings
 from ugaf.trainer.settings import ScaleSettings

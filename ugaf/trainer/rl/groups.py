@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.stage import Failure
 from ugaf.trainer import flow
 from ugaf.trainer.data import Batch
 from ugaf.trainer.encode import Encoded, Encoder
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.rl.rewards import Case, Part, Rewards, Scorer, Scores, rewards
 from ugaf.trainer.rl.sampling import edits, pictures_of
 from ugaf.trainer.rl.settings import PostSettings

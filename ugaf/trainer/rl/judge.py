@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import install_hint
-from ugaf.models import prompts
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
 from ugaf.models.chat.ratings import expected_rating
 from ugaf.models.chat.schemas import line
@@ -29,7 +28,7 @@ from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
 from ugaf.models.servers import ServerLink
-from ugaf.stage import Failure
+from ugaf.stage import Failure, prompts
 from ugaf.trainer.rl.rewards import Case, Part, Scores, only
 from ugaf.trainer.rl.settings import RewardSettings
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ugaf.fineedit.pipeline import FineEditPipeline, predict
 from ugaf.trainer import flow
-from ugaf.trainer.pipeline import FineEditPipeline, predict
 from ugaf.trainer.rl import dpo, nft
 from ugaf.trainer.rl.advantages import optimality
 from ugaf.trainer.rl.groups import Group

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from ugaf.fineedit.pipeline import FineEditPipeline
 from ugaf.trainer.build import build, dtype_of
 from ugaf.trainer.ema import Average
-from ugaf.trainer.pipeline import FineEditPipeline
 from ugaf.trainer.rl.settings import PostSettings
 
 

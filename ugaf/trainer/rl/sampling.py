@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ugaf.fineedit.pipeline import FineEditPipeline, guided, predict
 from ugaf.trainer.encode import Encoded
-from ugaf.trainer.pipeline import FineEditPipeline, guided, predict
 
 Text = tuple[torch.Tensor, torch.Tensor]
 

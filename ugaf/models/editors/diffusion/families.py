@@ -6,7 +6,7 @@ Read from diffusers 0.42. What differs between them, and costs a data set that d
   Its `guidance_scale` does nothing at all. Kontext has the guidance distilled in, and takes `guidance_scale`.
 - QwenImageEditPlus takes one prompt a call. The others take lists, but resize every picture to the first one's shape.
 - Each chooses its working size itself: see `exactly`.
-- FineEditPipeline (`ugaf.trainer.pipeline`) is our own trainer's: it takes lists, any size, and the boxes.
+- FineEditPipeline (`ugaf.fineedit.pipeline`) is our own trainer's: it takes lists, any size, and the boxes.
 """
 
 from __future__ import annotations

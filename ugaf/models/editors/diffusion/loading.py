@@ -43,7 +43,7 @@ def load(settings: DiffusersSettings) -> Any:
         raise ConfigError(f"editor.model: there is no folder {folder}")
     named = _class_name(folder / "model_index.json") if folder.is_dir() else settings.pipeline
     if named == FINEEDIT.plain:
-        from ugaf.trainer.pipeline import FineEditPipeline
+        from ugaf.fineedit.pipeline import FineEditPipeline
 
         cls: Any = FineEditPipeline
     else:

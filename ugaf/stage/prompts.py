@@ -17,6 +17,7 @@ import string
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,10 @@ class PromptsOf:
 @functools.cache
 def shipped(folder: str) -> dict[str, str]:
     """The prompts that ugaf ships for a stage, by name. folder: "annotation/instruct"."""
-    import stages
-
     part, _, name = folder.partition("/")
-    place = Path(next(iter(stages.__path__))) / part / "prompts" / name
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.glob("*.md"))}
+    place = resources.files("stages") / part / "prompts" / name
+    files = sorted((file for file in place.iterdir() if file.name.endswith(".md")), key=lambda file: file.name)
+    return {file.name.removesuffix(".md"): file.read_text(encoding="utf-8") for file in files}
 
 
 def given(value: Any, folder: str) -> dict[str, str]:

@@ -20,10 +20,10 @@ from ugaf.engine.recomputed import changes
 from ugaf.engine.runner import RunOptions, pending_work, restricted
 from ugaf.export import earlier
 from ugaf.ingest import NotRead
-from ugaf.models import registry
 from ugaf.models.servers import ModelServer, reserved
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.pipeline.spec import StageSpec
+from ugaf.stage import engines as registry
 
 
 def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:

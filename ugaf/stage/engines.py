@@ -17,10 +17,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
+from ugaf.base import trust
 from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.base.needs import Needs, together
-from ugaf.models.prompts import PromptsOf, digest
-from ugaf.pipeline import trust
+from ugaf.stage.prompts import PromptsOf, digest
 
 ENGINES: dict[str, dict[str, str]] = {
     "detector": {
