@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 
 from ugaf.imaging import images
-from ugaf.models.chat import ChatRequest, Message, Picture, Sampling
 from ugaf.models.chat.schemas import json_schema
+from ugaf.models.chat.types import ChatRequest, Message, Picture, Sampling
 
 JPEG_QUALITY = 92
 

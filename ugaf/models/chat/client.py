@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ugaf.models.chat import Answer, ChatRequest, reply, transport
+from ugaf.models.chat import reply, transport
 from ugaf.models.chat.body import body_of, reseeded
 from ugaf.models.chat.server_client import ServerClient
+from ugaf.models.chat.types import Answer, ChatRequest
 from ugaf.models.servers import ServerLink
 
 

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from itertools import accumulate
 from json import JSONDecodeError
 
-from ugaf.models.chat import Answer, Token
+from ugaf.models.chat.types import Answer, Token
 
 _SPACE = " \t\r\n"
 

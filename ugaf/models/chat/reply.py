@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ugaf.base.failure import RowError
-from ugaf.models.chat import ChatRequest, Token
 from ugaf.models.chat.tokens import tokens_of
+from ugaf.models.chat.types import ChatRequest, Token
 
 SHOWN = 300
 """Characters of an answer that an error message shows."""

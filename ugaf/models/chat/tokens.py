@@ -10,7 +10,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from ugaf.models.chat import Token
+from ugaf.models.chat.types import Token
 
 _HALF = "\ufffd"
 _THINK_END = "</think>"
