@@ -75,9 +75,10 @@ def replay(samples: int) -> None:
     import numpy as np
 
     from ugaf.trainer.data.geometry import buckets_for
+    from ugaf.trainer.data.index import Index
     from ugaf.trainer.data.plan import Plan
     from ugaf.trainer.data.settings import DataSettings
-    from ugaf.trainer.data.shards import Chunk, Index, LeftOut, Shard
+    from ugaf.trainer.data.shards import Chunk, LeftOut, Shard
 
     widths, heights = sizes(samples)
     rows, none = 64, np.zeros(samples, dtype=np.uint8)

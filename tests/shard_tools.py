@@ -20,8 +20,9 @@ from ugaf.export.webdataset import WebDatasetShards
 from ugaf.imaging import images
 from ugaf.storage import Storage
 from ugaf.trainer.data.geometry import buckets_for
+from ugaf.trainer.data.index import Index
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Chunk, Index, LeftOut, Shard
+from ugaf.trainer.data.shards import Chunk, LeftOut, Shard
 
 SIZES = ((64, 48), (48, 64), (56, 56), (96, 40))
 BOX = (10, 8, 30, 28)

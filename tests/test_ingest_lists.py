@@ -18,6 +18,7 @@ from ingest_helpers import failures, good, ingest, keys, picture, settings, writ
 
 from ugaf.base.errors import ConfigError
 from ugaf.ingest import list_sources, produce
+from ugaf.ingest.detect import holds_pairs
 from ugaf.ingest.inline import image as inline_image
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.sources import RecordError
@@ -97,7 +98,7 @@ def test_pairs_whose_pictures_stand_in_the_list(tmp_path, form, large):
     ]
     path = tmp_path / f"x.{form}"
     path.write_text(text_of(rows, form), newline="")
-    assert settings(path).is_pairs
+    assert holds_pairs(settings(path))
     assert {(row["image"], row["edited_image"], row["instruction"]) for row in good(ingest(path))} == {
         (pictures[n], pictures[n + 3], f"do, {n}") for n in range(3)
     }

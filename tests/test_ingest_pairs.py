@@ -18,6 +18,7 @@ from ingest_helpers import failures, good, ingest, keys, picture, settings, writ
 
 from ugaf.base.errors import ConfigError
 from ugaf.ingest import PAIR_SCHEMA, hold_pairs, image_id, list_sources, pair_id, produce
+from ugaf.ingest.detect import holds_pairs
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.ingest.schemas import PAIR_SCHEMAS
 from ugaf.ingest.sources import RecordError
@@ -96,7 +97,7 @@ def test_every_schema_has_a_record_here():
 @pytest.mark.parametrize("name", RECORDS)
 def test_schemas_as_json_lines(folder, name):
     path = jsonl(folder, [RECORDS[name]])
-    assert settings(path).is_pairs
+    assert holds_pairs(settings(path))
     (row,) = ingest(path)
     fields = RECORDS[name]
     given = fields.get("task", fields.get("edit_type"))
@@ -135,7 +136,7 @@ def test_schemas_as_parquet(folder, name, cell):
 
     columns = {column: [convert(value)] for column, value in RECORDS[name].items()}
     pq.write_table(pa.table(columns), folder / "pairs.parquet")
-    assert settings(folder / "pairs.parquet").is_pairs
+    assert holds_pairs(settings(folder / "pairs.parquet"))
     (row,) = ingest(folder / "pairs.parquet")
     assert (row.values["image"], row.values["edited_image"], row.values["instruction"]) == (SOURCE, EDITED, TEXT)
 
@@ -308,9 +309,9 @@ def test_a_pair_set_without_instructions_is_a_config_error(folder):
 
 def test_a_folder_with_a_pair_list_is_a_pair_set_and_its_images_are_not_photographs(folder):
     path = jsonl(folder, [record()], "metadata.jsonl")
-    assert settings(folder).is_pairs
+    assert holds_pairs(settings(folder))
     assert keys(folder) == [f"{path}#1"]
-    assert not settings(folder, kind="images").is_pairs
+    assert not holds_pairs(settings(folder, kind="images"))
     assert len(keys(folder, kind="images")) == 2
 
 
@@ -329,9 +330,9 @@ def test_pairs_and_photographs_do_not_mix(folder, tmp_path_factory):
 
 
 def test_what_is_gone_keeps_the_kind_that_its_name_tells(tmp_path):
-    assert settings(tmp_path / "gone.jsonl").is_pairs
-    assert not settings(tmp_path / "gone").is_pairs
-    assert settings(tmp_path / "gone", kind="pairs").is_pairs
+    assert holds_pairs(settings(tmp_path / "gone.jsonl"))
+    assert not holds_pairs(settings(tmp_path / "gone"))
+    assert holds_pairs(settings(tmp_path / "gone", kind="pairs"))
 
 
 def test_root_moves_relative_paths_and_absolute_ones_stay(folder, tmp_path_factory):
@@ -359,7 +360,7 @@ def test_pairs_of_a_remote_list():
     store.pipe(f"{base}/{E}", EDITED)
     lines = [record(instruction=str(i)) for i in range(20)] + [record(source=f"../{base[9:]}/{S}")]
     store.pipe(f"{base}/lists.jsonl", "\n".join(map(json.dumps, lines)).encode())
-    assert settings(base).is_pairs
+    assert holds_pairs(settings(base))
     rows = ingest(f"{base}/lists.jsonl")
     assert not failures(rows)
     assert len(rows) == 21

@@ -18,6 +18,7 @@ from ingest_helpers import failures, good, ingest, keys, picture, settings, writ
 
 from ugaf.base.errors import ConfigError
 from ugaf.ingest import NotRead, hold_pairs, list_sources, produce, tar_samples
+from ugaf.ingest.detect import holds_pairs
 from ugaf.ingest.schemas import PAIR_ROLES
 
 PICTURES = [picture(seed) for seed in range(12)]
@@ -200,7 +201,7 @@ def test_pairs_in_tars_are_read_in_any_order_and_under_the_published_names(
     members = [*pair_members(keys, roles, fields), ("note.txt", b"x")]
     random.shuffle(members)
     path.write_bytes(tar(members))
-    assert settings(path).is_pairs
+    assert holds_pairs(settings(path))
     refs, not_read = listed(path)
     rows = list(produce(refs))
     assert failures(rows) == {}
@@ -252,7 +253,7 @@ def test_half_a_pair_and_pairs_that_cannot_be_told_apart_fail_by_name(tmp_path):
 def test_names_of_a_tars_own_are_given_by_columns(tmp_path):
     fields = {"json": json.dumps({"words": "go"}).encode()}
     write(tmp_path, {"x.tar": tar(list(pair_members(["a"], ("v0", "v1"), lambda _: fields)))})
-    assert not settings(tmp_path / "x.tar").is_pairs
+    assert not holds_pairs(settings(tmp_path / "x.tar"))
     columns = {"source": "v0", "edited": "v1", "instruction": "words"}
     (row,) = good(ingest(tmp_path / "x.tar", columns=columns))
     assert (row["instruction"], row["image"]) == ("go", PICTURES[0])

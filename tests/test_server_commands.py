@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from ugaf.base.errors import UgafError
 from ugaf.models.servers import ModelServer
-from ugaf.models.servers.commands import command_line, environment, flags, gpus_used
+from ugaf.models.servers.commands import command_line, environment, flags
+from ugaf.models.servers.entry import gpus_used
 from ugaf.models.servers.keeper import BoundedLog
 from ugaf.models.servers.process import describe_exit, log_end
 from ugaf.models.servers.supervised import free_port, is_free, unhealthy

@@ -21,10 +21,11 @@ from ugaf.base.errors import ConfigError
 from ugaf.export.rows import Blob
 from ugaf.imaging import images
 from ugaf.trainer.data.draws import keys_of
+from ugaf.trainer.data.index import Index, open_index
 from ugaf.trainer.data.plan import Plan
 from ugaf.trainer.data.records import CorruptSampleError, Draw, Example, Record, example, read_chunk
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Index, find_shards, open_index
+from ugaf.trainer.data.shards import find_shards
 
 KINDS = ("parquet", "webdataset")
 

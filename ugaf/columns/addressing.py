@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ugaf.columns.parts import SOURCES, Columns
-from ugaf.pipeline.config import INGEST
-
-if TYPE_CHECKING:
-    from ugaf.columns.verdicts import FragmentVerdicts
-    from ugaf.columns.view import RunView
+from ugaf.columns.verdicts import FragmentVerdicts
+from ugaf.pipeline.config import INGEST, Pipeline
 
 WHOLE, NAMED, PART = range(3)
 _HEX = re.compile(r"[0-9a-f]{1,32}")
@@ -74,7 +71,19 @@ class Found:
         return f"{len(matches)} rows of {path} may be meant by {text!r}:\n{some}{more}\nGive more of it."
 
 
-def search(view: RunView, texts: Sequence[str], parts: bool = True) -> dict[str, Found]:
+class Run(Protocol):
+    """What of a run is searched (see `ugaf.columns.view.RunView`)."""
+
+    pipeline: Pipeline
+    columns: Columns
+
+    def verdicts(self) -> Iterator[FragmentVerdicts]: ...
+
+    @property
+    def more_sources(self) -> Mapping[str, Sequence[str]]: ...
+
+
+def search(view: Run, texts: Sequence[str], parts: bool = True) -> dict[str, Found]:
     """For each text the rows that it may mean, in the order of the run; one reading of the run for all texts.
 
     parts: whether any part of a name will do, which costs a comparison of each text with each name.
@@ -105,7 +114,7 @@ def _ids(fragment: FragmentVerdicts, level: str) -> Iterator[tuple[str, str, str
     yield from ((key, base, "edit") for key, base in fragment.parents.items())
 
 
-def _named(view: RunView, fragment: FragmentVerdicts, level: str) -> Iterator[Match]:
+def _named(view: Run, fragment: FragmentVerdicts, level: str) -> Iterator[Match]:
     """Every source of the fragment's rows, and those that have not been read."""
     given, name = fragment[INGEST], fragment.fragment
     sources = source_names(view.columns, name)

@@ -23,8 +23,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 
-from ugaf.export.adapters import FILES as ADAPTER_FILES
 from ugaf.export.exchange import aside, exchange
+from ugaf.export.layouts import FILES as ADAPTER_FILES
 
 if TYPE_CHECKING:
     from ugaf.storage import Storage

@@ -50,8 +50,12 @@ def wanted_format(place: Place, settings: InputSettings) -> Format:
 
 
 def holds_pairs(settings: InputSettings) -> bool:
-    """Whether an input of kind "auto" is a pair set. Never raises for what is missing or unreadable."""
-    return pair_format(settings) is not None
+    """Whether an input's rows are edit pairs, not photographs. `kind: auto` looks at the file or folder.
+
+    What is not there counts by its name alone, so that a finished run can be looked at without its inputs;
+    `list_sources` is what reports it. Raises StopRun where its store does not say.
+    """
+    return pair_format(settings) is not None if settings.kind == "auto" else settings.kind == "pairs"
 
 
 def pair_format(settings: InputSettings) -> Format | None:

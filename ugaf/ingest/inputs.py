@@ -81,16 +81,3 @@ class InputSettings(Settings):
             if role not in ROLES:
                 raise ValueError(f"unknown name {role!r}{nearest(role, ROLES)}")
         return columns
-
-    @property
-    def is_pairs(self) -> bool:
-        """True if its rows are edit pairs, False if photographs. `kind: auto` looks at the file or folder.
-
-        What is not there counts by its name alone, so that a finished run can be looked at without its inputs;
-        `list_sources` is what reports it.
-        """
-        if self.kind != "auto":
-            return self.kind == "pairs"
-        from ugaf.ingest.detect import holds_pairs
-
-        return holds_pairs(self)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ugaf.base.errors import ConfigError
 from ugaf.ingest import samples
 from ugaf.ingest.access import is_below
-from ugaf.ingest.detect import Format, format_of, pair_format, wanted_format
+from ugaf.ingest.detect import Format, format_of, holds_pairs, pair_format, wanted_format
 from ugaf.ingest.inputs import SCHEMES, InputSettings
 from ugaf.ingest.lists import list_records
 from ugaf.ingest.places import Found, Info, Place, Skipped, glob, list_folder, split_glob, walk
@@ -71,7 +71,7 @@ def hold_pairs(inputs: Sequence[InputSettings]) -> bool:
     """
     for entry in inputs:
         _check_there(entry)
-    kinds = [entry.is_pairs for entry in inputs]
+    kinds = [holds_pairs(entry) for entry in inputs]
     if len(set(kinds)) > 1:
         pairs = ", ".join(entry.path for entry, is_pairs in zip(inputs, kinds, strict=True) if is_pairs)
         photos = ", ".join(entry.path for entry, is_pairs in zip(inputs, kinds, strict=True) if not is_pairs)

@@ -6,9 +6,6 @@ with the nearest valid name for a typo, wires the stages' columns together and g
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +15,14 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
-from ugaf.base import trust, yaml_files
+from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
+from ugaf.ingest.detect import holds_pairs
 from ugaf.pipeline import changes, naming, rules
+from ugaf.pipeline.classes import known_stages as known_stages
+from ugaf.pipeline.classes import stage_class as stage_class
 from ugaf.pipeline.settings import PipelineSettings
 from ugaf.pipeline.spec import (
     INGEST,
@@ -36,7 +36,6 @@ from ugaf.pipeline.spec import (
     fingerprint_of,
     merged_keep,
 )
-from ugaf.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
         settings = PipelineSettings.model_validate({**document, "stages": list(stages.items())})
     except ValidationError as error:
         raise ConfigError(explain_validation(error, "pipeline", PipelineSettings)) from error
-    kinds = {entry.is_pairs for entry in settings.inputs}
+    kinds = {holds_pairs(entry) for entry in settings.inputs}
     if len(kinds) > 1:
         raise ConfigError("inputs: photographs and edit pairs cannot be mixed in one run; use two runs")
     pipeline = _wire(settings, stages, is_pairs=kinds == {True})
@@ -239,44 +238,6 @@ def _check_columns(spec: StageSpec, specs: Sequence[StageSpec], schema: pa.Schem
         own |= set(other.cls.writes.names) if written == spec.level else set()
     check_best(spec, types, own)
     check_whole_run(spec, own)
-
-
-def stage_class(name: str) -> type[Stage]:
-    """The Stage subclass of `stages/<name>.py`, or of `package.module:Class`. Raises ConfigError."""
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        module_name = f"stages.{name}"
-    else:
-        trust.check(module_name)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(f"{name}: needs the package {error.name!r}, which is not installed") from error
-        if attribute:
-            raise ConfigError(
-                f"{name}: {module_name} cannot be imported ({error}): run from the folder that holds it, or name that "
-                "folder in PYTHONPATH"
-            ) from error
-        raise ConfigError(f"unknown stage {name!r}{nearest(name, known_stages())}") from error
-    if attribute:
-        cls = getattr(module, attribute, None)
-        if not (inspect.isclass(cls) and issubclass(cls, Stage)):
-            raise ConfigError(f"{name}: {module_name} has no Stage named {attribute!r}")
-        return cls
-    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Stage) and c is not Stage]
-    found = [c for c in found if c.__module__ == module_name]
-    if len(found) != 1:
-        raise ConfigError(f"{name}: {module_name} must define exactly one Stage (it defines {len(found)})")
-    return found[0]
-
-
-def known_stages() -> list[str]:
-    """Names of the stages in the `stages` package."""
-    import stages
-
-    found = pkgutil.walk_packages(stages.__path__, "stages.")
-    return sorted(module.name.removeprefix("stages.") for module in found if not module.ispkg)
 
 
 def _kind_by_name(path: str) -> str:

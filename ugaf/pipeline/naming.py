@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import yaml
 
-if TYPE_CHECKING:
-    from ugaf.pipeline.config import Pipeline
+from ugaf.pipeline.settings import PipelineSettings
 
 _MOST = 3
 
 
-def title(pipeline: Pipeline) -> str:
+class Named(Protocol):
+    """What of a pipeline its names are made of."""
+
+    @property
+    def settings(self) -> PipelineSettings: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_pairs(self) -> bool: ...
+
+
+def title(pipeline: Named) -> str:
     """What a run of this pipeline is called."""
     output, given = pipeline.settings.output, pipeline.settings.title
     if given:
@@ -26,7 +38,7 @@ def title(pipeline: Pipeline) -> str:
     return last_part(output) if output is not None and output != f"runs/{pipeline.name}" else pipeline.name
 
 
-def about(pipeline: Pipeline) -> str:
+def about(pipeline: Named) -> str:
     """The pipeline's description; where it has none, what is known of its run."""
     if pipeline.settings.description:
         return pipeline.settings.description

@@ -15,6 +15,7 @@ from pydantic import Field
 from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import Needs
 from ugaf.pipeline import rules
+from ugaf.pipeline.classes import known_stages, stage_class
 from ugaf.stage import Settings, Stage
 from ugaf.stage import engines as registry
 
@@ -211,8 +212,6 @@ def check_lanes(spec: StageSpec, providers: Mapping[str, str], before: Sequence[
 
 def _who_writes(column: str) -> str:
     """The stages of ugaf that write a column which is not there."""
-    from ugaf.pipeline.config import known_stages, stage_class
-
     writers = [name for name in known_stages() if column in stage_class(name).writes.names]
     return f": add {' or '.join(writers)} before it" if writers else ""
 

@@ -1,13 +1,12 @@
 """Layouts that particular trainers want, written beside the shards.
 
 An adapter is one function over the records and the folder `shards/<name>` that it writes into; its module is named
-after it. To add one, write the module and list it here, with the form of the names of its files, and in
-`ugaf.pipeline.settings.ADAPTERS`.
+after it. To add one, write the module and list it here, the form of the names of its files in `ugaf.export.layouts`,
+and its name in `ugaf.pipeline.settings.ADAPTERS`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,3 @@ ADAPTERS: dict[str, Adapter] = {
     "diffsynth": diffsynth,
     "instruct_pix2pix": instruct_pix2pix,
 }
-
-_ID = "[0-9a-f]{32}"
-
-FILES: dict[str, re.Pattern[str]] = {
-    "ai_toolkit": re.compile(rf"(train|validation)/(control|target)/{_ID}\.[a-z]+"),
-    "diffsynth": re.compile(rf"metadata(_validation)?\.jsonl|images/../{_ID}\.(source|edited)\.[a-z]+"),
-    "instruct_pix2pix": re.compile(r"arguments\.txt"),
-}
-"""By adapter, the names of the files that it writes, relative to its folder: any other file there is the user's."""

@@ -15,24 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ugaf.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ugaf.models.servers import ModelServer
-
-OWN_SETTINGS = {
-    "model": "model",
-    "model-path": "model",
-    "revision": "revision",
-    "served-model-name": "served_name",
-    "host": "",
-    "port": "",
-    "api-key": "api_key_env",
-}
-"""Options of servers that `args` must not give -> the setting that gives them ("": the supervisor does)."""
-
-GPUS_OF = {
-    "vllm": (("tensor-parallel-size", "tp"), ("pipeline-parallel-size", "pp"), ("data-parallel-size", "dp")),
-    "sglang": (("tensor-parallel-size", "tp-size", "tp"), ("pipeline-parallel-size", "pp-size", "pp")),
-}
-"""Options whose product is the number of GPUs that a server uses, with their other names."""
+    from ugaf.models.servers.entry import ModelServer
 
 MODULES = {"vllm": "vllm", "vllm-omni": "vllm_omni", "sglang": "sglang"}
 
@@ -108,30 +91,6 @@ def key_of(server: ModelServer, environ: Mapping[str, str]) -> str | None:
     return environ[server.api_key_env]
 
 
-def check_start(server: ModelServer) -> None:
-    """What can be known of an entry before its server is started. Raises ValueError, as a validator does."""
-    for key in server.args:
-        option = key.lstrip("-").replace("_", "-")
-        if option in OWN_SETTINGS and server.serve != "command":
-            instead = OWN_SETTINGS[option]
-            hint = f"set `{instead}` of the entry instead" if instead else "ugaf chooses it"
-            raise ValueError(f"args.{key}: {hint}")
-    if server.lora and server.serve not in ("vllm", "command"):
-        raise ValueError(f"lora: ugaf starts one with serve: vllm only, not with {server.serve}")
-    if server.serve == "sglang" and server.api_key_env:
-        raise ValueError(
-            "api_key_env: sglang takes a key on its command line only, where everybody on the machine can read it; "
-            "leave it out, or use serve: command with a script that reads the variable"
-        )
-    used = gpus_used(server)
-    if server.gpus >= 1 and used is not None and used != server.gpus:
-        option = GPUS_OF[str(server.serve)][0][0]
-        raise ValueError(
-            f"gpus: {server.gpus:g} are reserved for each server, and its args make it use {used}; "
-            f"set args.{option}={int(server.gpus)} or gpus={used}"
-        )
-
-
 def check_installed(server: ModelServer) -> None:
     """For a server that this interpreter would run. Raises ConfigError that says what to install."""
     module = MODULES.get(str(server.serve))
@@ -141,21 +100,6 @@ def check_installed(server: ModelServer) -> None:
             f"{module} is not installed for {sys.executable}: pip install {install}, or name the interpreter of the "
             "environment that has it with `python`"
         )
-
-
-def gpus_used(server: ModelServer) -> int | None:
-    """How many GPUs the server's options make it use; None where that cannot be told."""
-    options = GPUS_OF.get(str(server.serve))
-    if options is None:
-        return None
-    args = {key.lstrip("-").replace("_", "-"): value for key, value in server.args.items()}
-    total = 1
-    for names in options:
-        value = next((args[name] for name in names if name in args), 1)
-        if not isinstance(value, int):
-            return None
-        total *= value
-    return total
 
 
 def _filled(part: str, server: ModelServer, host: str, port: int) -> str:

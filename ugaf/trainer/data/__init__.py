@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ugaf.trainer.data.geometry import Bucket, Fit, UnsuitableError, buckets_for
+from ugaf.trainer.data.index import Index, open_index
 from ugaf.trainer.data.plan import Microbatch, Plan
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Index, open_index
 
 if TYPE_CHECKING:
     from ugaf.trainer.data.batch import Batch

@@ -32,9 +32,9 @@ from ugaf.storage import Storage
 from ugaf.trainer.data import draws, wording
 from ugaf.trainer.data.buffers import Buffers
 from ugaf.trainer.data.geometry import Bucket
+from ugaf.trainer.data.index import Index
 from ugaf.trainer.data.records import Draw
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Index
 
 VERSION = 1
 FILE = "cache.yaml"

@@ -23,11 +23,11 @@ from ugaf.storage import Storage
 from ugaf.trainer.data.batch import Batch
 from ugaf.trainer.data.cache import EMPTY_TEXT, FILE, TEXT, VERSION, Tensor, check, describe, part_name
 from ugaf.trainer.data.geometry import Bucket
+from ugaf.trainer.data.index import Index
 from ugaf.trainer.data.making import Job, image_batch
 from ugaf.trainer.data.plan import Microbatch, Plan
 from ugaf.trainer.data.records import CorruptSampleError, Draw, Record, read_chunk
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Index
 
 SPARE_CPUS = 0.5
 """What Ray Data needs besides its actors; without it a plan hangs."""

@@ -21,8 +21,8 @@ import numpy as np
 from ugaf.base.errors import ConfigError
 from ugaf.trainer.data import wording
 from ugaf.trainer.data.geometry import Bucket, choose_many
+from ugaf.trainer.data.index import Index
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Index
 from ugaf.trainer.seeds import seed_of
 
 PIECES_A_LANE = 4

@@ -21,8 +21,9 @@ from ugaf.imaging import images
 from ugaf.imaging.boxes import Box
 from ugaf.trainer.data import draws, light, wording
 from ugaf.trainer.data.geometry import Bucket, Fit, UnsuitableError
+from ugaf.trainer.data.index import Index
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import Chunk, Index
+from ugaf.trainer.data.shards import Chunk
 
 
 class CorruptSampleError(Exception):
