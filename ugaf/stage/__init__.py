@@ -2,6 +2,7 @@
 
 from ugaf.stage.stage import Failure as Failure
 from ugaf.stage.stage import Outcome as Outcome
+from ugaf.stage.stage import Range as Range
 from ugaf.stage.stage import Row as Row
 from ugaf.stage.stage import RowError as RowError
 from ugaf.stage.stage import Settings as Settings
