@@ -13,6 +13,7 @@ from ugaf.engine import runner
 from ugaf.imaging import images
 from ugaf.pipeline import config
 from ugaf.pipeline.config import Pipeline
+from ugaf.withdrawal.withdraw import finish_interrupted
 
 
 def make_photos(folder: Path, count: int, start: int = 0, side: int = 24) -> list[Path]:
@@ -43,7 +44,8 @@ def pipeline(inputs: Path | list[Any], output: Path | str, stages: list[Any], **
 
 def go(checked: Pipeline, **options: Any) -> RunView:
     """Run it, and give the run to read."""
-    runner.run(checked, runner.RunOptions(**options), lambda _: None, lambda _: None)
+    wanted = runner.RunOptions(finish_withdrawal=finish_interrupted, **options)
+    runner.run(checked, wanted, lambda _: None, lambda _: None)
     return RunView(checked.output, checked)
 
 

@@ -170,7 +170,7 @@ def test_stages_tell_their_settings(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_heavy_import() -> None:
-    code = "import sys; from ugaf.cli import _parser; _parser().format_help(); print(*sys.modules)"
+    code = "import sys; from ugaf.cli.main import _parser; _parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     loaded = set(done.stdout.decode().split())
     assert not loaded & {"numpy", "pyarrow", "ray", "cv2", "pydantic", "yaml", "rich"}

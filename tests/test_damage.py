@@ -96,7 +96,7 @@ def test_the_reason_is_the_decoders_and_stderr_stays_empty(tmp_path: Path) -> No
         (tmp_path / f"{number}-cut").write_bytes(damage.cut(WHOLE[codec], rng))
     program = (
         "import sys, pathlib\n"
-        "from ugaf import images\n"
+        "from ugaf.imaging import images\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
         "    try: images.decode(path.read_bytes())\n"
         "    except images.ImageError as error: print(path.name, error)\n"

@@ -22,10 +22,10 @@ import yaml
 from chat_fakes import FakeChat
 from pydantic import BaseModel, TypeAdapter
 
-from ugaf import cli
 from ugaf.balance import BalanceSettings
 from ugaf.base.errors import ConfigError
 from ugaf.bench import __main__ as bench
+from ugaf.cli.main import _parser
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.export import ExportSettings
@@ -277,7 +277,7 @@ def check_installer(words: list[str]) -> None:
 
 def check_command(words: list[str]) -> None:
     """The command line takes it, and the settings and stages that it names are there."""
-    options = cli._parser().parse_args(words)
+    options = _parser().parse_args(words)
     if options.command == "stages" and options.stage != "curation.letterbox":
         config.stage_class(options.stage)
     elif options.command == "export":

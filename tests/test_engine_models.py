@@ -370,7 +370,7 @@ def test_what_a_slow_stage_has_done_is_committed_soon(tmp_path: Path) -> None:
         tmp_path / "photos", tmp_path / "run", [slow], fragment_rows=60, engine={"executor": "inline", "flush_s": 0}
     )
     code = (
-        "import sys, yaml; from ugaf import config, runner\n"
+        "import sys, yaml; from ugaf.engine import runner; from ugaf.pipeline import config\n"
         "runner.run(config.parse(yaml.safe_load(sys.stdin)), runner.RunOptions(), print, print)"
     )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])

@@ -126,7 +126,7 @@ def test_a_withdrawal_that_is_killed_is_finished_by_the_next_run(writes: int, wh
             "import os, sys\n"
             "from pathlib import Path\n"
             "from engine_tools import pipeline\n"
-            "from ugaf import withdrawal\n"
+            "from ugaf.withdrawal import withdraw as withdrawal\n"
             "from ugaf.storage import Storage\n"
             "from ugaf.columns.view import RunView\n"
             "from test_withdraw import STAGES\n"
