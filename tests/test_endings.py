@@ -35,7 +35,7 @@ def command(tmp_path: Path, photos: int = 12, **stage: object) -> list[str]:
 
 def started(arguments: list[str], stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """The command as a process of its own, which finds our stages."""
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
     return subprocess.Popen(
         [sys.executable, "-m", "ugaf", *arguments],
@@ -127,3 +127,18 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost(number: int, error: type
 
     with pytest.raises(error), endings.ended_by_signals():
         told()
+
+
+def test_a_program_ends_with_its_status_and_all_that_it_said_whatever_its_threads_do() -> None:
+    code = (
+        "import atexit, sys, threading, time\n"
+        "from ugaf import cli\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "atexit.register(print, 'the end')\n"
+        "sys.argv[1:] = ['status', 'nowhere']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "the end\n"
+    assert "nowhere" in done.stderr

@@ -13,8 +13,17 @@ from ugaf.cli.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; errors meant for the user are printed without a traceback. Returns the exit status."""
-    options = parse(sys.argv[1:] if arguments is None else list(arguments))
+    """Run a command; errors meant for the user are printed without a traceback. Returns the exit status; without
+    arguments it is a program, takes those of the process, and ends it."""
+    status = _command(parse(sys.argv[1:] if arguments is None else list(arguments)))
+    if arguments is None:
+        from ugaf.cli import endings
+
+        endings.leave(status)
+    return status
+
+
+def _command(options: argparse.Namespace) -> int:
     from ugaf.base.errors import StopRun, UgafError
     from ugaf.cli import endings
 
