@@ -17,20 +17,26 @@ WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What needs nothing but this process: the tests to run after each change.
 QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
+# Tests that need no model library.
+HERE = --ignore=tests/models --ignore=tests/vllm
 CHECKED = ugaf stages tests benchmarks
 # Tests start hundreds of processes that import the same modules: compiled once, not by each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-quick test-models test-vllm train-demo smoke check format bench lock clean
+.PHONY: run test test-quick test-slow test-models test-vllm train-demo smoke check format bench lock clean
 
 run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm $(PARALLEL)
+	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m "not slow"
 
 test-quick: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/vllm $(PARALLEL) -m "$(QUICK)"
+	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m "$(QUICK)"
+
+# Whole runs on Ray, kills, servers that die: what takes long.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m slow
 
 test-models: $(MODELS_VENV)/.ready
 	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models $(PARALLEL)

@@ -118,6 +118,9 @@ FOLDERS = {"models": "torch", "vllm": "vllm"}
 FIXTURES = {"browser": "browser", "s3_url": "s3", "head": "own_ray", "ray_here": "own_ray"}
 
 
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().split())
+"""Tests that take more than 1.5 s of a CPU, all their parameters together: `make test-slow`."""
+
 SHARED = Session()
 """The Ray of all tests of this process that are marked `ray`; one that a test started itself is that test's to end."""
 
@@ -136,6 +139,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     assert isinstance(item, pytest.Function)
     for marker in _needs_of(item.module) | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
         item.add_marker(marker)
+    if item.nodeid.partition("[")[0].removeprefix("tests/") in SLOW:
+        item.add_marker("slow")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -109,7 +109,6 @@ def parts(package: Path) -> dict[str, tuple[int, bytes]]:
     return {name: kept for name, kept in tree(package.parents[1] / "run").items() if name.endswith(".parquet")}
 
 
-@pytest.mark.slow
 def test_a_changed_formula_warns_in_plan_and_run_and_computes_nothing(package: Path) -> None:
     assert OTHER_CODE not in ugaf(package, "run")
     before = parts(package)
