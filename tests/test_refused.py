@@ -101,7 +101,7 @@ def test_a_listing_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> 
         "import os, sys\n"
         "from engine_tools import pipeline\n"
         "from pathlib import Path\n"
-        "from ugaf import cutting\n"
+        "from ugaf.engine import cutting\n"
         "from ugaf.columns.parts import Columns\n"
         "from ugaf.storage import Storage\n"
         "checked = pipeline(Path(sys.argv[1]), sys.argv[2], [{'engine_stages:Mean': None}], fragment_rows=2)\n"
