@@ -22,7 +22,6 @@ from ugaf.models.detectors.interface import Detection, DetectQuery
 from ugaf.models.detectors.proposals import object_masks, region_trees, segmentation
 from ugaf.models.detectors.proposals.detector import ProposalDetector
 from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +421,7 @@ def test_a_class_that_the_detector_does_not_have_stops_before_the_first_row(monk
 
     monkeypatch.setattr(ProposalDetector, "labels", True)
     stage = Detect("annotation.detect", Detect.Settings(exclude_classes=["Person", "dgo"]))
-    monkeypatch.setattr(registry, "build", lambda *_: Knows([]))
+    monkeypatch.setattr(engines, "build", lambda *_: Knows([]))
     with pytest.raises(ConfigError, match="exclude_classes: 'dgo' is no class of this detector; did you mean 'dog'"):
         stage.setup()
 

@@ -32,8 +32,7 @@ from ugaf.models.detectors.letterbox import letterbox
 from ugaf.models.detectors.vlm import VLMDetector
 from ugaf.models.servers import ModelServer
 from ugaf.pipeline import config
-from ugaf.stage import Failure
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, engines
 
 # -- arrays and phrases ------------------------------------------------------------------------------------------------
 
@@ -225,24 +224,24 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=rf"{missing} is not installed: pip install '\.\[{extra}\]'"):
-        registry.build("detector", spec)
+        engines.build("detector", spec)
 
 
 def test_what_a_detector_needs_follows_from_its_settings() -> None:
     spec = {"engine": "transformers", "model": "PekingU/rtdetr_v2_r101vd", "batch_size": 4}
-    needs = registry.needs("detector", spec)
+    needs = engines.needs("detector", spec)
     assert (needs.own_pool, needs.gpus, needs.without_gpu) == (True, 0.25, "detector.device=cpu")
     assert needs.models == ("PekingU/rtdetr_v2_r101vd",)
     assert needs.packages == {"torch": "transformers", "transformers": "transformers"}
     assert needs.batch_rows == 16
-    on_cpu = registry.needs("detector", {**spec, "device": "cpu", "vocabulary_column": "caption"})
+    on_cpu = engines.needs("detector", {**spec, "device": "cpu", "vocabulary_column": "caption"})
     assert (on_cpu.gpus, on_cpu.cpus, on_cpu.without_gpu, on_cpu.reads) == (0.0, 1.0, "", ("caption",))
 
 
 def test_how_the_work_is_done_is_in_no_fingerprint() -> None:
     def identity(**options: Any) -> dict[str, Any]:
-        settings = registry.settings_of("detector", {"engine": "ultralytics", "model": "yolo26x.pt", **options})
-        return registry.identity(settings)
+        settings = engines.settings_of("detector", {"engine": "ultralytics", "model": "yolo26x.pt", **options})
+        return engines.identity(settings)
 
     assert identity(device="cpu", batch_size=2) == identity()
     assert identity(model="yolo26n.pt") != identity()
@@ -251,7 +250,7 @@ def test_how_the_work_is_done_is_in_no_fingerprint() -> None:
 
 def test_weights_are_no_yaml() -> None:
     with pytest.raises(ConfigError, match="without weights"):
-        registry.check("detector", {"engine": "ultralytics", "model": "yolo26n.yaml"})
+        engines.check("detector", {"engine": "ultralytics", "model": "yolo26n.yaml"})
 
 
 # -- boxes from a table ------------------------------------------------------------------------------------------------
@@ -314,7 +313,7 @@ def test_by_id_with_columns_of_other_names_and_neither_labels_nor_scores(tmp_pat
     table = {"sha": ["ab" * 16], "rois": [[[1, 2, 30, 40], [5, 6, 70, 80]]]}
     detector = _boxes(tmp_path, table, key="id", columns={"key": "sha", "boxes": "rois"})
     assert _plain(detector.detect([_query()])[0]) == [((1, 2, 30, 40), None, None), ((5, 6, 70, 80), None, None)]
-    assert registry.needs("detector", {"engine": "boxes", "path": "x", "key": "id", "content": "known"}).reads == ()
+    assert engines.needs("detector", {"engine": "boxes", "path": "x", "key": "id", "content": "known"}).reads == ()
 
 
 @pytest.mark.parametrize(
@@ -424,7 +423,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_name(tmp_path: Path) ->
     assert content(5.5, "one.parquet") != first
     path = str(tmp_path / "one.parquet")
     spec = {"engine": "boxes", "path": path}
-    settings = registry.settings_of("detector", spec)
+    settings = engines.settings_of("detector", spec)
     assert settings.content == content_of(path)
 
 
@@ -597,8 +596,8 @@ def test_the_same_thing_twice_is_one(asked: Any) -> None:
 def test_prompts_are_part_of_the_fingerprint_and_can_be_changed(asked: Any) -> None:
     settings = VLMDetector.Settings(server="eyes", prompts={"objects": "Find all. {coordinates} {caption}"})
     models = {"eyes": ModelServer(model="m", endpoints=["http://127.0.0.1:9/v1"])}
-    ours = registry.identity(VLMDetector.Settings(server="eyes"), models)
-    assert registry.identity(settings, models)["prompts"] != ours["prompts"]
+    ours = engines.identity(VLMDetector.Settings(server="eyes"), models)
+    assert engines.identity(settings, models)["prompts"] != ours["prompts"]
     detector, chat = asked(lambda _: _answer(), prompts={"objects": "Find all. {coordinates}"})
     detector.detect([DetectQuery.of(_photo())])
     assert texts_of(chat.requests[0]).startswith("Find all. A box is")
@@ -607,7 +606,7 @@ def test_prompts_are_part_of_the_fingerprint_and_can_be_changed(asked: Any) -> N
 
 
 def test_the_model_reads_the_caption_where_there_is_one() -> None:
-    needs = registry.needs("detector", {"engine": "vlm", "server": "eyes"})
+    needs = engines.needs("detector", {"engine": "vlm", "server": "eyes"})
     assert needs.optional_reads == ("caption",)
     assert needs.servers == ("eyes",)
     assert needs.packages == {"openai": "chat"}

@@ -18,8 +18,7 @@ from ugaf.models.editors.diffusion.batches import Batches
 from ugaf.models.editors.diffusion.families import KONTEXT, QWEN, QWEN_PLUS, Sampling
 from ugaf.models.editors.interface import EditRequest
 from ugaf.models.editors.placement import PlacementSettings, Prepared, prepare
-from ugaf.stage import Failure
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, engines
 
 
 def spec(**options: Any) -> dict[str, Any]:
@@ -35,17 +34,17 @@ def ready(width: int = 96, height: int = 64, prompt: str = "make it red") -> Pre
 
 
 def test_needs_are_known_without_torch_and_name_the_extra_and_the_way_without_a_gpu() -> None:
-    needs = registry.needs("editor", spec(lora={"path": "some/lora"}, batch_size=8))
+    needs = engines.needs("editor", spec(lora={"path": "some/lora"}, batch_size=8))
     assert (needs.gpus, needs.own_pool, needs.without_gpu) == (1.0, True, "editor.device=cpu")
     assert set(needs.packages.values()) == {"diffusers"}
     assert {"torch", "diffusers", "peft"} <= set(needs.packages)
     assert needs.models == ("Qwen/Qwen-Image-Edit", "some/lora")
-    assert registry.needs("editor", spec(device="cpu")).gpus == 0
+    assert engines.needs("editor", spec(device="cpu")).gpus == 0
 
 
 def test_how_the_work_is_done_is_in_no_fingerprint_and_what_comes_out_is() -> None:
     def identity(**options: Any) -> Any:
-        return registry.identity(registry.settings_of("editor", spec(**options)))
+        return engines.identity(engines.settings_of("editor", spec(**options)))
 
     assert identity() == identity(device="cpu", batch_size=1, compile=True)
     for options in ({"steps": 8}, {"cache": {"kind": "taylorseer"}}, {"weights": "float8"}, {"vae_tiling": True}):
@@ -69,12 +68,12 @@ def test_how_the_work_is_done_is_in_no_fingerprint_and_what_comes_out_is() -> No
 )
 def test_settings_that_would_do_nothing_or_not_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        registry.check("editor", spec(**options))
+        engines.check("editor", spec(**options))
 
 
 def test_the_inpainting_pipeline_is_wanted_by_name_or_by_placement() -> None:
     def wanted(**options: Any) -> bool:
-        return bool(registry.settings_of("editor", spec(**options)).can_inpaint)
+        return bool(engines.settings_of("editor", spec(**options)).can_inpaint)
 
     assert wanted(pipeline="FluxKontextInpaintPipeline")
     assert wanted(placement={"way": "inpaint"})
@@ -82,7 +81,7 @@ def test_the_inpainting_pipeline_is_wanted_by_name_or_by_placement() -> None:
 
 
 def test_lightning_is_a_shift_of_three_at_every_size() -> None:
-    options = registry.settings_of("editor", spec(scheduler="lightning")).scheduler_options
+    options = engines.settings_of("editor", spec(scheduler="lightning")).scheduler_options
     assert options["base_shift"] == options["max_shift"] == pytest.approx(np.log(3))
     assert options["shift_terminal"] is None
 
@@ -90,7 +89,7 @@ def test_lightning_is_a_shift_of_three_at_every_size() -> None:
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ugaf.base.needs.find_spec", lambda name: None if name == "diffusers" else object())
     with pytest.raises(ConfigError, match=r"diffusers is not installed: pip install '\.\[diffusers\]'"):
-        registry.build("editor", spec(device="cpu"))
+        engines.build("editor", spec(device="cpu"))
 
 
 # Families

@@ -40,8 +40,7 @@ from ugaf.pipeline import config
 from ugaf.pipeline.distinct import Distinct
 from ugaf.pipeline.settings import EngineSettings, PipelineSettings, QuantileSettings, ReportSettings
 from ugaf.pipeline.spec import Resources
-from ugaf.stage import Failure, Row, Stage
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, Stage, engines
 from ugaf.trainer import __main__ as trainer
 from ugaf.trainer import settings as training
 from ugaf.trainer.rl import __main__ as post_trainer
@@ -71,7 +70,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "limits": LimitSettings,
     "http": HttpSettings,
 }
-ENGINES = [(interface, name) for interface, known in registry.ENGINES.items() for name in known]
+ENGINES = [(interface, name) for interface, known in engines.ENGINES.items() for name in known]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -160,7 +159,7 @@ def test_a_measure_s_range_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize(("interface", "name"), ENGINES)
 def test_an_engine_s_options_are_documented(interface: str, name: str) -> None:
-    cls = registry.engine_class(interface, {"engine": name})
+    cls = engines.engine_class(interface, {"engine": name})
     check_defaults(settings_in_docs(f"{interface}: {name}"), cls.Settings)
 
 
@@ -453,9 +452,9 @@ class TestTheGuideSStageThatAsksAModel:
     def test_its_fingerprint_knows_the_model_and_not_the_wait(self, caption: Any) -> None:
         settings = caption.Caption.Settings(server="eyes")
         one, other = (ModelServer(model=model, endpoints=["http://127.0.0.1:9/v1"]) for model in ("one", "other"))
-        assert registry.identity(settings, {"eyes": one}) != registry.identity(settings, {"eyes": other})
+        assert engines.identity(settings, {"eyes": one}) != engines.identity(settings, {"eyes": other})
         slow = one.model_copy(update={"timeout_s": 9.0})
-        assert registry.identity(settings, {"eyes": one}) == registry.identity(settings, {"eyes": slow})
+        assert engines.identity(settings, {"eyes": one}) == engines.identity(settings, {"eyes": slow})
 
     def test_its_rows_have_an_answer_or_a_failure(self, caption: Any, photos: dict[str, np.ndarray]) -> None:
         stage = caption.Caption("mine.caption", caption.Caption.Settings(server="eyes"))

@@ -16,8 +16,7 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.needs import Needs
 from ugaf.imaging import images
 from ugaf.models.editors.interface import Edit, EditRequest
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 BOX = [60, 50, 140, 120]
 
@@ -281,9 +280,9 @@ def test_needs_and_fingerprint_are_those_of_the_editors_named() -> None:
     assert (GenerateEdit.needs(mix, "exact").gpus, GenerateEdit.needs(mix, "exact").own_pool) == (0, False)
     assert GenerateEdit.needs(mix).models == ("red", "blue")
     assert GenerateEdit.needs(GenerateEdit.Settings()) == Needs()
-    assert registry.identity(mix)["editors"]["b"] == {"engine": PAINT, "colour": "blue", "version": 3}
-    assert registry.identity(mix)["editor"] is None
-    assert registry.identity(one)["editor"] == {"engine": PAINT, "colour": "red", "version": 3}
+    assert engines.identity(mix)["editors"]["b"] == {"engine": PAINT, "colour": "blue", "version": 3}
+    assert engines.identity(mix)["editor"] is None
+    assert engines.identity(one)["editor"] == {"engine": PAINT, "colour": "red", "version": 3}
 
 
 def test_either_one_editor_or_several() -> None:

@@ -24,8 +24,7 @@ from ugaf.models.judging.pairs import Pair, seed_of
 from ugaf.models.scorers import editscore
 from ugaf.models.scorers.editscore import PQ, SC, Ratings, combined
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.stage import Failure, Outcome, prompts
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, engines, prompts
 
 LINK = ServerLink("judge", ModelServer(model="tiny", endpoints=["http://127.0.0.1:9/v1"]), ("http://127.0.0.1:9/v1",))
 Asked = Callable[[ChatRequest], Reply]
@@ -191,7 +190,7 @@ def test_prompts_model_and_passes_are_in_the_fingerprint_and_the_server_s_name_i
     def identity(model: str = "tiny", name: str = "judge", **settings: Any) -> dict[str, Any]:
         server = ModelServer(model=model, endpoints=["http://127.0.0.1:9/v1"])
         spec = {"engine": "editscore", "server": name, **settings}
-        return registry.identity(Score.Settings(scorer=spec), {name: server})
+        return engines.identity(Score.Settings(scorer=spec), {name: server})
 
     assert identity() == identity(name="other")
     told = [identity(), identity(model="big"), identity(passes=2), identity(prompts={"perceptual": "Is it good?"})]
@@ -239,7 +238,7 @@ def test_a_user_s_scorer_gets_pairs_one_by_one(monkeypatch: pytest.MonkeyPatch) 
                 assert isinstance(pair, Pair)
                 yield {"quality": float(pair.edited[30, 40, 0])}
 
-    monkeypatch.setitem(registry.ENGINES["scorer"], "mine", f"{__name__}:Mine")
+    monkeypatch.setitem(engines.ENGINES["scorer"], "mine", f"{__name__}:Mine")
     monkeypatch.setattr(f"{__name__}.Mine", Mine, raising=False)
     stage = Score("refinement.score", Score.Settings(scorer={"engine": "mine"}))
     stage.setup()

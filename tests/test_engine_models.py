@@ -28,7 +28,7 @@ from ugaf.engine import runner
 from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
 from ugaf.engine.turns import Turns
 from ugaf.pipeline import config
-from ugaf.stage import engines as registry
+from ugaf.stage import engines
 
 ASSIGN, LANES, WAITS, STOPS = (f"model_stages:{name}" for name in ("Assign", "Lanes", "Waits", "Stops"))
 DETECT = "annotation.detect"
@@ -402,8 +402,8 @@ def test_servers_that_ship_take_as_many_pictures_as_are_sent(name: str) -> None:
     """A hybrid edit sends the photograph and the crops of two boxes; verification and EditScore send a pair."""
     shipped = config.load(name, ["inputs=[sample://]"])
     for spec in shipped.stages:
-        for interface, _, chosen in registry.engines_in(spec.settings):
-            for server in registry.needs(interface, chosen).servers:
+        for interface, _, chosen in engines.engines_in(spec.settings):
+            for server in engines.needs(interface, chosen).servers:
                 limit = shipped.settings.models[server].args.get("limit-mm-per-prompt")
                 sends = {"writer": 3, "verifier": 2, "scorer": 2}.get(interface, 1)
                 assert limit is None or limit["image"] >= sends, (spec.name, server)

@@ -8,7 +8,6 @@ import golden
 import pytest
 
 from ugaf.measures import change
-from ugaf.measures import composition as layout_checks
 from ugaf.pipeline import config
 
 
@@ -22,7 +21,7 @@ def test_columns_are_those_of_their_version(case: str, tmp_path: Path) -> None:
     ("module", "constant", "value", "case", "stage"),
     [
         (change, "JUST_VISIBLE", 2.45, "pairs", "refinement.change_mask"),
-        (layout_checks, "STEP", 11, "photographs", "curation.validity"),
+        (composition, "STEP", 11, "photographs", "curation.validity"),
     ],
 )
 def test_a_changed_formula_is_noticed(

@@ -28,8 +28,7 @@ from ugaf.models.chat.transport import Pace
 from ugaf.models.editors.images_api import ImagesAPIEditor, read_picture
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 FAST = Pace(first_s=0.01, most_s=0.05, probe_first_s=0.02, probe_most_s=0.05)
 AREA = 64 * 64
@@ -372,7 +371,7 @@ def test_needs_and_fingerprint_name_the_served_model_not_its_address() -> None:
     assert needs.packages == {"openai": "chat"}
     here, there = (ModelServer(model=MODEL, endpoints=[url]) for url in ("http://a/v1", "http://b/v1"))
     other = ModelServer(model="another/model", endpoints=["http://a/v1"])
-    told = [registry.identity(settings, {"painter": server}) for server in (here, there, other)]
+    told = [engines.identity(settings, {"painter": server}) for server in (here, there, other)]
     assert told[0] == told[1] != told[2]
 
 

@@ -22,8 +22,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from stages.refinement.likeness import Likeness
 from ugaf.imaging import images
 from ugaf.imaging.registration import reduce
-from ugaf.measures import likeness as pairs_alike
-from ugaf.measures import quality, signatures
+from ugaf.measures import likeness, quality, signatures
 from ugaf.stage import Row
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -94,8 +93,8 @@ def outcome(source: np.ndarray, edited: np.ndarray, **columns: Any) -> dict[str,
 
 
 def change(first: Pair, second: Pair) -> float:
-    packed = [pairs_alike.unpack([pairs_alike.pair_signature(*pair)]) for pair in (first, second)]
-    return float(pairs_alike.same_change(*packed)[0])
+    packed = [likeness.unpack([likeness.pair_signature(*pair)]) for pair in (first, second)]
+    return float(likeness.same_change(*packed)[0])
 
 
 # -- within a pair -----------------------------------------------------------------------------------------------------
@@ -117,14 +116,14 @@ def test_psnr_and_ssim_are_those_of_the_whole_canvas(photographs: dict[str, np.n
 def test_the_window_that_changed_most_is_found_by_brute_force(source: np.ndarray, seed: int) -> None:
     edited = np.random.default_rng(seed).integers(0, 256, source.shape).astype(np.uint8)
     step = edited.astype(float) - source
-    near, far = pairs_alike.WINDOW // 2, pairs_alike.WINDOW - pairs_alike.WINDOW // 2 - 1
+    near, far = likeness.WINDOW // 2, likeness.WINDOW - likeness.WINDOW // 2 - 1
     padded = np.pad(step, ((near, far), (near, far), (0, 0)), mode="edge")
     worst = 0.0
     for y, x in itertools.product(range(source.shape[0]), range(source.shape[1])):
-        window = padded[y : y + pairs_alike.WINDOW, x : x + pairs_alike.WINDOW].mean(axis=(0, 1))
+        window = padded[y : y + likeness.WINDOW, x : x + likeness.WINDOW].mean(axis=(0, 1))
         worst = max(worst, float((window**2).mean()))
     expected = min(quality.PSNR_CAP, 10 * np.log10(255**2 / worst)) if worst else quality.PSNR_CAP
-    assert pairs_alike.local_psnr(source, edited) == pytest.approx(expected, rel=1e-3)
+    assert likeness.local_psnr(source, edited) == pytest.approx(expected, rel=1e-3)
 
 
 def test_equal_pictures_are_as_alike_as_can_be(photographs: dict[str, np.ndarray]) -> None:
@@ -136,13 +135,13 @@ def test_likeness_is_the_lower_of_the_two(photographs: dict[str, np.ndarray]) ->
     source = photographs["chelsea"]
     for edited in (written(source, "hi", 20), jpeg(source, 60)):
         found = outcome(source, edited)
-        local = pairs_alike.local_psnr(source, edited)
+        local = likeness.local_psnr(source, edited)
         assert found["pair_likeness"] == pytest.approx(min(found["pair_psnr"], local), rel=1e-6)
     # A word is found by its window, compression by all pixels together.
-    assert outcome(source, written(source, "hi", 20))["pair_psnr"] > pairs_alike.local_psnr(
+    assert outcome(source, written(source, "hi", 20))["pair_psnr"] > likeness.local_psnr(
         source, written(source, "hi", 20)
     )
-    assert outcome(source, jpeg(source, 60))["pair_psnr"] < pairs_alike.local_psnr(source, jpeg(source, 60))
+    assert outcome(source, jpeg(source, 60))["pair_psnr"] < likeness.local_psnr(source, jpeg(source, 60))
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
@@ -200,8 +199,8 @@ def test_made_sources_are_compared_with_the_photograph(photographs: dict[str, np
 def test_a_signature_is_the_source_s_and_the_change_s_cosines(photographs: dict[str, np.ndarray]) -> None:
     source = photographs["coffee"]
     edited = tinted(source, (200, 30, 30))
-    packed = pairs_alike.pair_signature(source, edited)
-    assert len(packed) == pairs_alike.BYTES
+    packed = likeness.pair_signature(source, edited)
+    assert len(packed) == likeness.BYTES
     luma = cv2.cvtColor(source, cv2.COLOR_RGB2YCrCb)[..., 0]
     assert packed[: signatures.BYTES] == signatures.signature(np.ascontiguousarray(luma))
     top, bottom, left, right = packed[signatures.BYTES : signatures.BYTES + 4]
@@ -210,7 +209,7 @@ def test_a_signature_is_the_source_s_and_the_change_s_cosines(photographs: dict[
     assert (top, bottom) == (pytest.approx(32 - 64 / 5, abs=3), pytest.approx(32 + 64 / 5, abs=3))
     assert (left, right) == (pytest.approx(32 - 64 / 6, abs=3), pytest.approx(32 + 64 / 6, abs=3))
     # The coefficients by sums over pixels, of a box whose edges fall on pixels.
-    (box,), (waves,) = pairs_alike._unpack(pairs_alike.unpack([packed]))
+    (box,), (waves,) = likeness._unpack(likeness.unpack([packed]))
     planes = [cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb).astype(float) for picture in (source, edited)]
     step = planes[1] - planes[0]
     y, x = (np.arange(height) + 0.5) / height * 64, (np.arange(width) + 0.5) / width * 64
@@ -251,26 +250,26 @@ def test_the_inverse_edit_is_no_copy(photographs: dict[str, np.ndarray]) -> None
 @given(hnp.arrays(np.float32, st.tuples(st.just(2), st.just(12)), elements=st.floats(-100, 100, width=32)))
 def test_concordance_is_symmetric_bounded_and_knows_strength(values: np.ndarray) -> None:
     first, second = values[:1], values[1:]
-    found = pairs_alike.concordance(first, second)[0]
-    assert found == pytest.approx(pairs_alike.concordance(second, first)[0])
+    found = likeness.concordance(first, second)[0]
+    assert found == pytest.approx(likeness.concordance(second, first)[0])
     assert -1 - 1e-6 <= found <= 1 + 1e-6
     if np.abs(first).max() > 1e-3:
-        assert pairs_alike.concordance(first, first)[0] == pytest.approx(1)
-        assert pairs_alike.concordance(first, 2 * first)[0] == pytest.approx(0.8)
-        assert pairs_alike.concordance(first, -first)[0] == pytest.approx(-1)
-    assert pairs_alike.concordance(0 * first, second)[0] == 0
+        assert likeness.concordance(first, first)[0] == pytest.approx(1)
+        assert likeness.concordance(first, 2 * first)[0] == pytest.approx(0.8)
+        assert likeness.concordance(first, -first)[0] == pytest.approx(-1)
+    assert likeness.concordance(0 * first, second)[0] == 0
 
 
 def test_boxes_that_differ_a_little_are_compared_where_both_are(photographs: dict[str, np.ndarray]) -> None:
     source = photographs["astronaut"]
     first, second = (source, written(source, "SALE", 60)), (source, written(source, "SALE", 60))
-    packed = np.concatenate([pairs_alike.unpack([pairs_alike.pair_signature(*pair)]) for pair in (first, second)])
-    assert pairs_alike.same_change(packed[:1], packed[1:])[0] == pytest.approx(1)
+    packed = np.concatenate([likeness.unpack([likeness.pair_signature(*pair)]) for pair in (first, second)])
+    assert likeness.same_change(packed[:1], packed[1:])[0] == pytest.approx(1)
     # The same change measured in a box that is a cell larger on two sides.
     planes = [cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb).astype(np.float32) for picture in first]
     top, bottom, left, right = (int(edge) for edge in packed[0, signatures.BYTES : signatures.BYTES + 4])
-    rows = pairs_alike._basis(source.shape[0], top - 1, bottom)
-    columns = pairs_alike._basis(source.shape[1], left, right + 1)
+    rows = likeness._basis(source.shape[0], top - 1, bottom)
+    columns = likeness._basis(source.shape[1], left, right + 1)
     waves = np.stack([rows @ (planes[1] - planes[0])[..., plane] @ columns.T for plane in range(3)])
     peak = np.abs(waves).max()
     codes = np.rint(127 * np.sign(waves) * np.sqrt(np.abs(waves) / peak)).astype(np.int8).ravel()
@@ -278,9 +277,9 @@ def test_boxes_that_differ_a_little_are_compared_where_both_are(photographs: dic
     other[0, signatures.BYTES : signatures.BYTES + 4] = (top - 1, bottom, left, right + 1)
     other[0, signatures.BYTES + 4 : signatures.BYTES + 8] = np.frombuffer(np.float32(peak).tobytes(), np.uint8)
     other[0, signatures.BYTES + 8 :] = codes.view(np.uint8)
-    assert pairs_alike.same_change(packed[:1], other)[0] > 0.97
+    assert likeness.same_change(packed[:1], other)[0] > 0.97
     other[0, signatures.BYTES : signatures.BYTES + 4] = (0, 64, 0, 64)
-    assert pairs_alike.same_change(packed[:1], other)[0] == 0, "a box that is another one"
+    assert likeness.same_change(packed[:1], other)[0] == 0, "a box that is another one"
 
 
 def test_a_pair_without_a_change_is_like_no_other(photographs: dict[str, np.ndarray]) -> None:
@@ -291,18 +290,18 @@ def test_a_pair_without_a_change_is_like_no_other(photographs: dict[str, np.ndar
 
 @pytest.mark.parametrize("damage", [b"", b"short", None])
 def test_damaged_signatures_are_refused_with_their_number(photographs: dict[str, np.ndarray], damage: Any) -> None:
-    good = pairs_alike.pair_signature(photographs["coffee"], photographs["coffee"])
+    good = likeness.pair_signature(photographs["coffee"], photographs["coffee"])
     with pytest.raises(ValueError, match="pair signature 1 is damaged"):
-        pairs_alike.unpack([good, damage])
+        likeness.unpack([good, damage])
 
 
 def test_numbers_that_were_damaged_link_nothing(photographs: dict[str, np.ndarray]) -> None:
     source = photographs["coffee"]
-    good = pairs_alike.unpack([pairs_alike.pair_signature(source, written(source, "SALE"))])
+    good = likeness.unpack([likeness.pair_signature(source, written(source, "SALE"))])
     for place, value in ((0, 255), (1, 0), (4, np.frombuffer(np.float32(np.nan).tobytes(), np.uint8))):
         bad = good.copy()
         bad[0, signatures.BYTES + place : signatures.BYTES + place + np.size(value)] = value
-        assert pairs_alike.same_change(good, bad)[0] == pairs_alike.same_change(bad, good)[0] == 0
+        assert likeness.same_change(good, bad)[0] == likeness.same_change(bad, good)[0] == 0
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

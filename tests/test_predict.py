@@ -22,8 +22,7 @@ from ugaf.models.predictors import predict_all
 from ugaf.models.predictors.head import HeadPredictor
 from ugaf.models.predictors.heads import head_of, read_head
 from ugaf.pipeline import config
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 LOOKS: list[int] = []
 """How many photographs `MeanColour` was given, by call."""
@@ -312,7 +311,7 @@ def test_a_finished_run_is_read_without_the_head(tmp_path: Path) -> None:
     settings = Predict.Settings(predictors={"iqa": {"engine": "head", "path": path, "encoder": ENCODER}})
     Path(path).unlink()
     again = Predict.Settings(**settings.model_dump(mode="json"))
-    assert registry.identity(again) == registry.identity(settings)
+    assert engines.identity(again) == engines.identity(settings)
 
 
 def test_predictors_on_one_model_take_one_share_of_a_gpu(tmp_path: Path) -> None:

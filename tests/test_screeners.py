@@ -18,8 +18,7 @@ from ugaf.models.chat.schemas import json_schema
 from ugaf.models.screeners import llm as screeners
 from ugaf.models.screeners.llm import FOLDER, Judgement
 from ugaf.models.servers import ModelServer, ServerLink
-from ugaf.stage import Failure, Row, prompts
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines, prompts
 
 VERDICTS = ("ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible")
 CUP, TINY = (40, 60, 120, 160), (0, 0, 8, 8)
@@ -220,13 +219,13 @@ def test_needs_and_identity() -> None:
     assert needs.fragments > 1
     assert (needs.reads, needs.optional_reads) == (("target",), ("caption",))
     assert not Screen.needs(Screen.Settings()).own_pool
-    plain = registry.identity(settings(), models)
-    assert registry.identity(settings(prompts={"system": "Say ok."}), models) != plain
-    assert registry.identity(settings(image=True), models) != plain
+    plain = engines.identity(settings(), models)
+    assert engines.identity(settings(prompts={"system": "Say ok."}), models) != plain
+    assert engines.identity(settings(image=True), models) != plain
     other = {"judge": ModelServer(model="Qwen/Qwen3-8B", serve="vllm")}
-    assert registry.identity(settings(), other) != plain
+    assert engines.identity(settings(), other) != plain
     moved = {"judge": ModelServer(model="Qwen/Qwen3-32B", endpoints=["http://elsewhere:8000/v1"])}
-    assert registry.identity(settings(), moved) == plain
+    assert engines.identity(settings(), moved) == plain
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from ugaf.models.editors.templates.recolor import main_colour
 from ugaf.models.editors.templates.restore import DEGRADATIONS
 from ugaf.models.editors.templates.style import STYLES
 from ugaf.models.editors.templates.tone import TONES
-from ugaf.stage import Failure
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, engines
 
 EDITOR = TemplateEditor()
 BOX = (60, 50, 140, 120)
@@ -424,9 +423,9 @@ def test_object_without_a_mask_is_cut_by_grabcut(ball: np.ndarray) -> None:
 
 
 def test_options_are_checked() -> None:
-    assert registry.check("editor", {"engine": "templates"})["version"] == TemplateEditor.version
+    assert engines.check("editor", {"engine": "templates"})["version"] == TemplateEditor.version
     with pytest.raises(Exception, match="largest_fil"):
-        registry.check("editor", {"engine": "templates", "largest_fil": 0.2})
+        engines.check("editor", {"engine": "templates", "largest_fil": 0.2})
 
 
 # The parts

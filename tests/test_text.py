@@ -22,8 +22,7 @@ from ugaf.imaging import images
 from ugaf.models.readers import Line
 from ugaf.pipeline import config
 from ugaf.provenance.watermarks import pixel_box, watermark
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 SEEN: list[tuple[int, ...]] = []
 """Shapes of the pictures that `Blocks` was given."""
@@ -212,7 +211,7 @@ def test_rapidocr_is_an_extra_with_workers_of_its_own() -> None:
 
 def test_threads_compute_nothing_again_and_the_box_score_does() -> None:
     one, threads, boxes = (
-        registry.identity(Text.Settings(reader={"engine": "rapidocr", **options}))
+        engines.identity(Text.Settings(reader={"engine": "rapidocr", **options}))
         for options in ({}, {"threads": 4}, {"box_score": 0.7})
     )
     assert one == threads
@@ -221,7 +220,7 @@ def test_threads_compute_nothing_again_and_the_box_score_does() -> None:
 
 def test_an_unknown_reader_is_named() -> None:
     with pytest.raises(ConfigError, match="rapidocr"):
-        registry.check("reader", {"engine": "rapidorc"})
+        engines.check("reader", {"engine": "rapidorc"})
 
 
 # -- area and boxes ----------------------------------------------------------------------------------------------------

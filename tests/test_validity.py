@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stages.curation.validity import Validity
 from ugaf.imaging import images
-from ugaf.measures import composition as layout_checks
+from ugaf.measures import composition
 from ugaf.stage import Failure, Row
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -167,7 +167,7 @@ def test_a_seam_s_strength_is_its_share_unless_it_lacks_parts(faded: int, streng
     weight = np.broadcast_to(np.where(np.arange(500) < 250, 0.0, 1.0), (500, 500)).copy()
     weight[:faded] = np.clip((np.arange(500) - 200) / 100, 0, 1)
     both = left * (1 - weight[..., None]) + right * weight[..., None]
-    assert layout_checks.collage(both.astype(np.uint8)) == pytest.approx(strength, abs=0.08)
+    assert composition.collage(both.astype(np.uint8)) == pytest.approx(strength, abs=0.08)
 
 
 @pytest.mark.parametrize("angle", [0, 12, -40])
@@ -253,21 +253,21 @@ def test_blank_pictures_have_no_layout(level: int) -> None:
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
 def test_small_pictures_of_any_size_are_measured(height: int, width: int, seed: int) -> None:
-    found = layout_checks.measure(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    found = composition.measure(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
     assert all(0 <= found[name] <= 1 for name in ("code_area", "collage", "frame"))
     assert 0 <= found["rotation"] <= 45
 
 
 def test_mirrored_and_turned_pictures_measure_the_same(photos: dict[str, np.ndarray]) -> None:
     sheet = images.decode(images.encode(collage([photos["coffee"], photos["rocket"]], 2, 0, BLACK)), 512)
-    strength = layout_checks.collage(sheet)
+    strength = composition.collage(sheet)
     for other in (sheet[:, ::-1], sheet[::-1], sheet.transpose(1, 0, 2)):
-        assert layout_checks.collage(np.ascontiguousarray(other)) == pytest.approx(strength, abs=0.05)
+        assert composition.collage(np.ascontiguousarray(other)) == pytest.approx(strength, abs=0.05)
 
 
 def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="RGB uint8"):
-        layout_checks.measure(np.zeros((10, 10), np.uint8))
+        composition.measure(np.zeros((10, 10), np.uint8))
 
 
 def test_a_truncated_photograph_is_a_failure_and_its_neighbours_are_not(photos: dict[str, np.ndarray]) -> None:

@@ -25,8 +25,7 @@ from ugaf.models.chat.schemas import json_schema
 from ugaf.models.servers import ModelServer, ServerLink
 from ugaf.models.verifiers import vlm as verifiers
 from ugaf.models.verifiers.vlm import SCORES, Judgement, capped, close_up
-from ugaf.stage import Failure, Outcome, Row, RowError, prompts
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, RowError, engines, prompts
 
 LINK = ServerLink("judge", ModelServer(model="tiny", endpoints=["http://127.0.0.1:9/v1"]), ("http://127.0.0.1:9/v1",))
 
@@ -357,7 +356,7 @@ def test_a_pipeline_s_own_prompt_is_asked_and_known_to_the_fingerprint(stage_of:
     assert "Was this done: edit 4?" in unmarked(texts_of(chat.requests[0]))
     models = {"judge": LINK.settings}
     told = [
-        registry.identity(Verify.Settings(verifier={"engine": "vlm", "server": "judge", "prompts": p}), models)
+        engines.identity(Verify.Settings(verifier={"engine": "vlm", "server": "judge", "prompts": p}), models)
         for p in ({}, mine)
     ]
     assert told[0] != told[1]

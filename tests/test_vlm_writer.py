@@ -22,9 +22,8 @@ from ugaf.imaging import boxes, images, marks
 from ugaf.models.chat import Answer, ChatRequest
 from ugaf.models.servers import ModelServer
 from ugaf.models.writers import vlm as vlm_writer
-from ugaf.models.writers import vlm_answers as vlm_writer_answers
-from ugaf.stage import Failure, Row, prompts
-from ugaf.stage import engines as registry
+from ugaf.models.writers import vlm_answers
+from ugaf.stage import Failure, Row, engines, prompts
 from ugaf.wording import layout
 from ugaf.wording.composing import Composer
 
@@ -201,8 +200,8 @@ def test_prompts_of_the_pipeline_take_the_place_of_ours_and_change_the_fingerpri
     plain = vlm_writer.VLMWriter.Settings(server="eyes")
     ours = dict.fromkeys(["remove"], prompts.texts("annotation/instruct", {})["remove"])
     same = vlm_writer.VLMWriter.Settings(server="eyes", prompts=ours)
-    changed = registry.identity(stage.writer.settings, models)["prompts"]
-    assert changed != registry.identity(plain, models)["prompts"] == registry.identity(same, models)["prompts"]
+    changed = engines.identity(stage.writer.settings, models)["prompts"]
+    assert changed != engines.identity(plain, models)["prompts"] == engines.identity(same, models)["prompts"]
     with pytest.raises(ConfigError, match="did you mean 'remove'"):
         vlm_writer.VLMWriter.Settings(server="eyes", prompts={"removal": "x"})
 
@@ -304,7 +303,7 @@ def test_free_regions_are_inside_apart_and_free(data: st.DataObject) -> None:
 def answer(task: str = "recolor", count: int = 2, chinese: bool = False, **edits: Any) -> Any:
     one = {"target": "the dog", "instruction": "Turn the dog white.", **edits}
     value = {"seen": "a dog", "why": "fine", "feasible": True, "edits": [one]}
-    return vlm_writer_answers.schema(task, count, chinese).model_validate_json(json.dumps(value))
+    return vlm_answers.schema(task, count, chinese).model_validate_json(json.dumps(value))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +323,7 @@ def answer(task: str = "recolor", count: int = 2, chinese: bool = False, **edits
 )
 def test_an_answer_that_speaks_to_nobody_is_asked_again(edits: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        vlm_writer_answers.check(answer(chinese="instruction_cn" in edits, **edits), ["dog"])
+        vlm_answers.check(answer(chinese="instruction_cn" in edits, **edits), ["dog"])
 
 
 @pytest.mark.parametrize(
@@ -338,22 +337,22 @@ def test_an_answer_that_speaks_to_nobody_is_asked_again(edits: dict[str, str], m
     ],
 )
 def test_plain_instructions_pass(instruction: str) -> None:
-    vlm_writer_answers.check(answer(instruction=instruction), ["dog"])
+    vlm_answers.check(answer(instruction=instruction), ["dog"])
 
 
 def test_a_box_in_the_photograph_may_be_called_a_box() -> None:
-    vlm_writer_answers.check(answer(instruction="Turn the red box green"), ["dog", "cardboard box"])
+    vlm_answers.check(answer(instruction="Turn the red box green"), ["dog", "cardboard box"])
 
 
 def test_an_edit_that_is_feasible_has_instructions_and_no_two_the_same() -> None:
     empty = {"seen": "a dog", "why": "fine", "feasible": True, "edits": []}
-    schema = vlm_writer_answers.schema("recolor", 2, False)
+    schema = vlm_answers.schema("recolor", 2, False)
     with pytest.raises(ValueError, match="no instruction"):
-        vlm_writer_answers.check(schema.model_validate(empty), [])
-    vlm_writer_answers.check(schema.model_validate(empty | {"feasible": False}), [])
+        vlm_answers.check(schema.model_validate(empty), [])
+    vlm_answers.check(schema.model_validate(empty | {"feasible": False}), [])
     twice = [{"target": "it", "instruction": text} for text in ("Turn it white.", "turn it  WHITE")]
     with pytest.raises(ValueError, match="two instructions are the same"):
-        vlm_writer_answers.check(schema.model_validate(empty | {"edits": twice}), [])
+        vlm_answers.check(schema.model_validate(empty | {"edits": twice}), [])
     with pytest.raises(ValidationError):
         schema.model_validate(empty | {"edits": [*twice, *twice]})
 
@@ -373,10 +372,10 @@ def test_an_edit_that_is_feasible_has_instructions_and_no_two_the_same() -> None
 def test_words_of_a_text_edit_are_said(old: str, new: str, instruction: str, message: str | None) -> None:
     given = answer("text", old_text=old, new_text=new, instruction=instruction)
     if message is None:
-        vlm_writer_answers.check(given, ["sign"])
+        vlm_answers.check(given, ["sign"])
     else:
         with pytest.raises(ValueError, match=message):
-            vlm_writer_answers.check(given, ["sign"])
+            vlm_answers.check(given, ["sign"])
 
 
 # A batch
@@ -575,4 +574,4 @@ def test_it_needs_a_server_and_reads_captions() -> None:
 
 def test_it_is_a_composer(make: Callable) -> None:
     assert isinstance(make()[0].writer, Composer)
-    assert not isinstance(registry.build("writer", {"engine": "templates"}), Composer)
+    assert not isinstance(engines.build("writer", {"engine": "templates"}), Composer)

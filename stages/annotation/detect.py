@@ -21,8 +21,7 @@ from ugaf.base.failure import Failure, at_once, each
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import boxes, images
 from ugaf.models.detectors.interface import Detection, Detector, DetectQuery, phrases
-from ugaf.stage import Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Outcome, Row, engines
 
 OBJECT = pa.struct(
     [
@@ -52,7 +51,7 @@ class Detect(stage.Stage):
     batch_rows = 8
 
     class Settings(stage.Settings):
-        detector: registry.DetectorSpec = Field(
+        detector: engines.DetectorSpec = Field(
             {"engine": "proposals"},
             description="Which detector finds the objects, and its options.",
         )
@@ -90,7 +89,7 @@ class Detect(stage.Stage):
 
         @model_validator(mode="after")
         def _labels_are_had(self) -> Detect.Settings:
-            engine = registry.engine_class("detector", self.detector)
+            engine = engines.engine_class("detector", self.detector)
             if not getattr(engine, "labels", True) and (self.classes or self.exclude_classes):
                 raise ValueError(f"the detector {self.detector['engine']!r} knows no classes to choose by")
             return self
@@ -100,11 +99,11 @@ class Detect(stage.Stage):
     @classmethod
     def needs(cls, settings: Settings, lane: str | None = None) -> Needs:
         """Those of the engine, and the photographs unless it does without them."""
-        decodes = getattr(registry.engine_class("detector", settings.detector), "reads_image", True)
+        decodes = getattr(engines.engine_class("detector", settings.detector), "reads_image", True)
         return together([Needs(reads=("image",) if decodes else ()), super().needs(settings, lane)])
 
     def setup(self) -> None:
-        self.detector: Detector = registry.build("detector", self.settings.detector, self.servers)
+        self.detector: Detector = engines.build("detector", self.settings.detector, self.servers)
         known = {name.casefold(): name for name in getattr(self.detector, "class_names", ())}
         for setting in ("classes", "exclude_classes"):
             for name in getattr(self.settings, setting) if known else ():

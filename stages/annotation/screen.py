@@ -21,8 +21,7 @@ from ugaf.models.screeners import rules as screen_rules
 from ugaf.models.screeners.faces import Faces
 from ugaf.models.screeners.interface import Ruling, Screener
 from ugaf.models.screeners.rules import Edit
-from ugaf.stage import Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Outcome, Row, engines
 from ugaf.stage.engines import ScreenerSpec
 
 RULES = "rules"
@@ -69,7 +68,7 @@ class Screen(stage.Stage):
 
     def setup(self) -> None:
         self.rules = screen_rules.Rules(self.settings, Faces() if self.settings.faces else None)
-        self.screener: Screener = registry.build("screener", self.settings.screener, self.servers)
+        self.screener: Screener = engines.build("screener", self.settings.screener, self.servers)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         outcomes: dict[int, Outcome] = {}

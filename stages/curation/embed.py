@@ -14,8 +14,7 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.models.encoders import open_encoder, photo_of
-from ugaf.stage import Failure, Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, engines
 
 
 class Embed(stage.Stage):
@@ -26,7 +25,7 @@ class Embed(stage.Stage):
     own_pool = True
 
     class Settings(stage.Settings):
-        encoder: registry.EncoderSpec = Field(description="Which encoder embeds the photographs, and its options.")
+        encoder: engines.EncoderSpec = Field(description="Which encoder embeds the photographs, and its options.")
         side: int | None = Field(
             None,
             ge=64,

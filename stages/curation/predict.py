@@ -19,8 +19,7 @@ from ugaf.base.errors import nearest
 from ugaf.base.needs import Needs, together
 from ugaf.models.encoders import photo_of
 from ugaf.models.predictors import predict_all
-from ugaf.stage import Failure, Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, engines
 
 SCORES = ("aesthetic", "iqa", "nsfw", "generated")
 
@@ -33,7 +32,7 @@ class Predict(stage.Stage):
     own_pool = True
 
     class Settings(stage.Settings):
-        predictors: registry.PredictorSpecs = Field(
+        predictors: engines.PredictorSpecs = Field(
             {}, description=f"Score ({', '.join(SCORES)}) -> its predictor and options; at least one."
         )
         side: int | None = Field(
@@ -62,7 +61,7 @@ class Predict(stage.Stage):
     @classmethod
     def needs(cls, settings: Settings, lane: str | None = None) -> Needs:  # noqa: ARG003
         """Those of the engines; models that several of them use are there once, and they run one after the other."""
-        every = {name: registry.needs("predictor", spec) for name, spec in settings.predictors.items()}
+        every = {name: engines.needs("predictor", spec) for name, spec in settings.predictors.items()}
         once = {(need.models or (name,)): need for name, need in every.items()}
         both = together([*every.values()])
         return replace(
@@ -74,7 +73,7 @@ class Predict(stage.Stage):
 
     def setup(self) -> None:
         self.predictors = {
-            name: registry.build("predictor", spec, self.servers) for name, spec in self.settings.predictors.items()
+            name: engines.build("predictor", spec, self.servers) for name, spec in self.settings.predictors.items()
         }
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
@@ -88,6 +87,6 @@ def _without_gpu(predictors: dict[str, dict[str, Any]]) -> str:
     places = {
         name: "encoder.device" if "encoder" in spec else "device"
         for name, spec in predictors.items()
-        if registry.needs("predictor", spec).without_gpu
+        if engines.needs("predictor", spec).without_gpu
     }
     return ", ".join(f"predictors.{name}.{place}=cpu" for name, place in places.items())

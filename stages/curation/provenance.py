@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ugaf import stage
-from ugaf.provenance import metadata
-from ugaf.provenance import tags as provenance_tags
+from ugaf.provenance import metadata, tags
 
 
 class Provenance(stage.Stage):
@@ -34,7 +33,7 @@ class Provenance(stage.Stage):
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"declared_generated": {"equals": False}}
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:
-        told = provenance_tags.provenance(metadata.read(row["image"]))
+        told = tags.provenance(metadata.read(row["image"]))
         return {
             "declared_generated": told.generated,
             "generator": told.generator,

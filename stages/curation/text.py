@@ -19,8 +19,7 @@ from ugaf.base.failure import Failure, at_once, each
 from ugaf.imaging.boxes import crop
 from ugaf.models.readers import Line, Reader
 from ugaf.provenance import watermarks
-from ugaf.stage import Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Outcome, Row, engines
 
 
 class Text(stage.Stage):
@@ -44,7 +43,7 @@ class Text(stage.Stage):
     batch_rows = 8
 
     class Settings(stage.Settings):
-        reader: registry.ReaderSpec = Field({"engine": "rapidocr"}, description="Which reader (OCR), and its options.")
+        reader: engines.ReaderSpec = Field({"engine": "rapidocr"}, description="Which reader (OCR), and its options.")
         side: int = Field(
             960,
             ge=64,
@@ -62,7 +61,7 @@ class Text(stage.Stage):
     settings: Settings
 
     def setup(self) -> None:
-        self.reader: Reader = registry.build("reader", self.settings.reader, self.servers)
+        self.reader: Reader = engines.build("reader", self.settings.reader, self.servers)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         pictures = each(lambda row: row.photo(self.settings.side), rows)

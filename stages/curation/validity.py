@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ugaf import stage
-from ugaf.measures import composition as layout_checks
+from ugaf.measures import composition
 
 
 class Validity(stage.Stage):
@@ -41,4 +41,4 @@ class Validity(stage.Stage):
     }
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:
-        return layout_checks.measure(row.photo(layout_checks.SIDE))
+        return composition.measure(row.photo(composition.SIDE))

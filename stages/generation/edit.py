@@ -26,8 +26,7 @@ from ugaf.base.failure import each, through
 from ugaf.base.needs import Needs, together
 from ugaf.imaging import images
 from ugaf.models.editors.interface import Edit, EditObject, Editor, EditRequest
-from ugaf.stage import Failure, Outcome, Row, RowError
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, RowError, engines
 from ugaf.stage.engines import EngineOf
 
 ONLY = ""
@@ -35,11 +34,11 @@ ONLY = ""
 
 
 def _checked(spec: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if spec is None else registry.check("editor", spec)
+    return None if spec is None else engines.check("editor", spec)
 
 
 def _all_checked(specs: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
-    return None if specs is None else {name: registry.check("editor", spec) for name, spec in specs.items()}
+    return None if specs is None else {name: engines.check("editor", spec) for name, spec in specs.items()}
 
 
 # The registry's own types, but for None: a mark inside of a union is not among the field's metadata.
@@ -159,7 +158,7 @@ class GenerateEdit(stage.Stage):
     def _editor(self, name: str) -> Editor:
         with self._building:
             if name not in self._editors:
-                self._editors[name] = registry.build("editor", self._specs[name], self.servers)
+                self._editors[name] = engines.build("editor", self._specs[name], self.servers)
             return self._editors[name]
 
     def _request(self, row: Row) -> EditRequest:

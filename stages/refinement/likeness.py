@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ugaf.imaging.registration import Registration, reduce, register
-from ugaf.measures import likeness as pairs_alike
+from ugaf.measures import likeness
 from ugaf.measures.change import SIDE
 from ugaf.stage import Outcome, Row, Stage
 from ugaf.stage.stage import Range
@@ -48,7 +48,7 @@ class Likeness(Stage):
         shift = (row.get("shift_x") or 0.0, row.get("shift_y") or 0.0)
         # At the resolution of the smaller one: what the larger one has beyond it is no edit.
         source, found = on_one_grid(source, edited, min(SIDE, max(source.shape), max(edited.shape)), shift)
-        alike = pairs_alike.likeness(source, found.edited, found.valid)
+        alike = likeness.likeness(source, found.edited, found.valid)
         # What lies outside of the edited picture is not known to have changed.
         edited = np.where(found.valid[..., None], found.edited, source)
         return {
@@ -56,7 +56,7 @@ class Likeness(Stage):
             "pair_ssim": alike.ssim,
             "pair_likeness": alike.least,
             "pair_side": side,
-            "pair_signature": pairs_alike.pair_signature(source, edited),
+            "pair_signature": likeness.pair_signature(source, edited),
         }
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ugaf import stage
 from ugaf.dedup import grid, storing
-from ugaf.measures import likeness as pairs_alike
+from ugaf.measures import likeness
 from ugaf.stage.whole import RunRows
 
 LINK = pa.struct([("id", pa.string()), ("source", pa.float32()), ("change", pa.float32())])
@@ -46,8 +46,8 @@ class SamePairs(stage.Stage):
             column="pair_signature",
             least=self.settings.min_source,
             most=self.settings.max_links,
-            size=pairs_alike.BYTES,
-            more=("change", pairs_alike.same_change),
+            size=likeness.BYTES,
+            more=("change", likeness.same_change),
             least_more=self.settings.min_change,
             memory_mb=self.settings.memory_mb,
         )

@@ -15,8 +15,7 @@ from ugaf import stage
 from ugaf.base.failure import through
 from ugaf.models.judging.pairs import Pair, prepare, unshared
 from ugaf.models.scorers.interface import Scores
-from ugaf.stage import Failure, Outcome, Row, Stage
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, Stage, engines
 from ugaf.stage.engines import ScorerSpec
 
 
@@ -59,7 +58,7 @@ class Score(Stage):
         side: int = Field(1024, ge=256, description="longer side in pixels at which pairs are scored")
 
     def setup(self) -> None:
-        self.scorer = registry.build("scorer", self.settings.scorer, self.servers)
+        self.scorer = engines.build("scorer", self.settings.scorer, self.servers)
         self.alone = self.needs(self.settings).own_pool
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:

@@ -22,8 +22,7 @@ from ugaf.measures import quality
 from ugaf.models.judging.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.verifiers.interface import Case, Verification
 from ugaf.models.verifiers.rules import GLOBAL_TASKS
-from ugaf.stage import Failure, Outcome, Row, Stage
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Outcome, Row, Stage, engines
 from ugaf.stage.engines import VerifierSpec
 
 SIDE = 1024
@@ -67,7 +66,7 @@ class Verify(Stage):
         verifier: VerifierSpec = Field({"engine": "rules"}, description="who verifies the pairs, and its options")
 
     def setup(self) -> None:
-        self.verifier = registry.build("verifier", self.settings.verifier, self.servers)
+        self.verifier = engines.build("verifier", self.settings.verifier, self.servers)
         self.alone = self.needs(self.settings).own_pool
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:

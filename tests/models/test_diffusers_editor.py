@@ -24,8 +24,7 @@ from tests.models import tiny_editors
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models.editors.diffusion.engine import DiffusersEditor
 from ugaf.models.editors.interface import Edit, EditRequest
-from ugaf.stage import Failure
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, engines
 
 logging.disable_progress_bar()
 
@@ -55,7 +54,7 @@ def build(folder: Path) -> Callable[..., DiffusersEditor]:
         """`fresh`: for a test that breaks or watches the editor; the others share it."""
         spec = {"engine": "diffusers", "model": str(folder / kind), "device": "cpu", "steps": 2, "max_area": 64 * 64}
         key = f"{kind} {options}"
-        editor: DiffusersEditor = made.get(key) or registry.build("editor", {**spec, **options})
+        editor: DiffusersEditor = made.get(key) or engines.build("editor", {**spec, **options})
         if fresh:
             made.pop(key, None)
         else:

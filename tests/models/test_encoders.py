@@ -24,8 +24,7 @@ from ugaf.models.encoders import open_encoder
 from ugaf.models.encoders.torchscript_engine import TorchScriptEncoder
 from ugaf.models.encoders.transformers_engine import TransformersEncoder
 from ugaf.pipeline import config
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 CLOSE = 1e-5
 
@@ -234,7 +233,7 @@ def test_a_lost_gpu_stops_the_run(
 def test_one_process_has_a_model_once(checkpoints: dict[str, Path]) -> None:
     spec = {"engine": "transformers", "model": str(checkpoints["clip"]), "device": "cpu"}
     first = open_encoder(spec)
-    assert open_encoder(registry.check("encoder", spec)) is first
+    assert open_encoder(engines.check("encoder", spec)) is first
     assert open_encoder({**spec, "pooling": "cls"}) is not first
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from stages.curation.text import Text
 from ugaf.imaging import boxes, images
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 if find_spec("rapidocr_onnxruntime") is None:
     if os.environ.get("UGAF_REQUIRE_MODELS"):
@@ -106,7 +105,7 @@ def test_the_same_picture_gives_the_same_answer_beside_others(stage: Text, photo
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 900), (900, 9), (40, 900), (3, 3)])
 def test_pictures_of_any_shape_are_answered(size: tuple[int, int]) -> None:
-    reader = registry.build("reader", {"engine": "rapidocr"})
+    reader = engines.build("reader", {"engine": "rapidocr"})
     noise = np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8)
     (found,) = reader.read([noise])
     assert isinstance(found, list), str(found)

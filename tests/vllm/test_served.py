@@ -23,7 +23,7 @@ from ugaf.models.scorers import editscore
 from ugaf.models.screeners import llm as screeners
 from ugaf.models.servers import ServerLink
 from ugaf.models.verifiers import vlm as verifiers
-from ugaf.models.writers import vlm_answers as vlm_writer_answers
+from ugaf.models.writers import vlm_answers
 from ugaf.stage import Failure, Row
 from ugaf.wording import layout
 
@@ -45,7 +45,7 @@ SCHEMAS = {
     "screen": screeners.Judgement,
     "verify": verifiers.Judgement,
     "score": editscore.Ratings,
-    **{f"instruct {task}": vlm_writer_answers.schema(task, 2, task == "text") for task in ("add", "text")},
+    **{f"instruct {task}": vlm_answers.schema(task, 2, task == "text") for task in ("add", "text")},
 }
 
 

@@ -17,7 +17,7 @@ from ugaf.bench.store import Store
 from ugaf.imaging import images
 from ugaf.models.editors.interface import Edit, Editor, EditRequest
 from ugaf.models.judging.pairs import seed_of
-from ugaf.stage import engines as registry
+from ugaf.stage import engines
 
 DATASET = "dataset"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -95,16 +95,16 @@ class EditorEdits:
                 "--editor: `templates` edits by parameters, not by an instruction: to try a benchmark without a model, "
                 "give --outputs dataset (fineedit) or a folder of pictures"
             )
-        checked = registry.check("editor", spec)
-        options = registry.settings_of("editor", spec)
+        checked = engines.check("editor", spec)
+        options = engines.settings_of("editor", spec)
         self._servers = {}
-        for name in registry.server_names(options):
+        for name in engines.server_names(options):
             if name not in settings.models:
                 raise ConfigError(f"--editor: no server {name!r} in --models{nearest(name, settings.models)}")
             self._servers[name] = link_to(name, settings.models[name])
-        if lacking := registry.needs("editor", spec).missing():
+        if lacking := engines.needs("editor", spec).missing():
             raise ConfigError(f"--editor: {install_hint(lacking)}")
-        told = registry.identity(options, settings.models)
+        told = engines.identity(options, settings.models)
         self.settings = settings
         self._spec = spec
         self.identity: Mapping[str, Any] = {
@@ -118,7 +118,7 @@ class EditorEdits:
         pending = [item for item in benchmark.items if self._is_pending(item, store)]
         if not pending:
             return
-        editor: Editor = registry.build("editor", self._spec, self._servers)
+        editor: Editor = engines.build("editor", self._spec, self._servers)
         done = 0
         for chunk in chunks(pending, self.settings.batch):
             self._make(editor, chunk, benchmark, protocol, store)

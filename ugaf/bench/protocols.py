@@ -25,8 +25,7 @@ from ugaf.imaging.boxes import Box
 from ugaf.ingest.pair_cells import parse_boxes
 from ugaf.models.chat import Answer
 from ugaf.models.judging.asking import Question
-from ugaf.stage import Failure, RowError
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, RowError, engines
 from ugaf.stage.prompts import quoted
 
 GREY = 128
@@ -249,10 +248,10 @@ class REDEdit(ImgEdit):
     def prepare(self) -> None:
         self.reader: Any = None
         spec = self.settings.reader or {}
-        if lacking := registry.needs("reader", spec).missing():
+        if lacking := engines.needs("reader", spec).missing():
             self.missing |= {m.name: install_hint(lacking) for m in self.metrics if m.kind == "measure"}
         else:
-            self.reader = registry.build("reader", spec)
+            self.reader = engines.build("reader", spec)
 
     def identity(self) -> dict[str, Any]:
         return {"reader": self.reader.name if self.reader else None}

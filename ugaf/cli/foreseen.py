@@ -23,7 +23,7 @@ from ugaf.ingest import NotRead
 from ugaf.models.servers import ModelServer, reserved
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.pipeline.spec import StageSpec
-from ugaf.stage import engines as registry
+from ugaf.stage import engines
 
 
 def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str
     asked = {name for group in groups for name in group.stages}
     missing: dict[str, list[str]] = {}
     for spec in (spec for spec in pipeline.stages if spec.name in asked):
-        for interface, key, chosen in registry.engines_in(spec.settings):
-            needs = registry.needs(interface, chosen)
+        for interface, key, chosen in engines.engines_in(spec.settings):
+            needs = engines.needs(interface, chosen)
             if needs.missing():
                 missing.setdefault(install_hint(needs.missing()), []).append(spec.name)
             if not (needs.models or needs.servers):

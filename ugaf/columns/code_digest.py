@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ugaf.stage import engines as registry
+from ugaf.stage import engines
 
 if TYPE_CHECKING:
     from ugaf.pipeline.spec import StageSpec
@@ -62,9 +62,9 @@ def made_by_other_code(specs: Iterable[StageSpec], made_by: Mapping[str, Counter
 
 def _engine_modules(settings: Settings) -> Iterator[str]:
     """Those of the engines that settings name, and of the engines that these name in turn."""
-    for interface, _, chosen in registry.engines_in(settings):
-        yield registry.engine_class(interface, chosen).__module__
-        yield from _engine_modules(registry.settings_of(interface, chosen))
+    for interface, _, chosen in engines.engines_in(settings):
+        yield engines.engine_class(interface, chosen).__module__
+        yield from _engine_modules(engines.settings_of(interface, chosen))
 
 
 @cache

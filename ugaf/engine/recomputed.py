@@ -16,7 +16,7 @@ from ugaf.base import trust
 from ugaf.base.errors import UgafError
 from ugaf.models.servers import ModelServer
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
-from ugaf.stage import engines as registry
+from ugaf.stage import engines
 
 _SHOWN = 60
 
@@ -65,16 +65,16 @@ def _of_settings(pipeline: Pipeline, spec: StageSpec, held: Mapping[str, Any]) -
     options = next((entry[spec.name] for entry in held["stages"] if spec.name in entry), None) or {}
     own = {key: value for key, value in options.items() if key not in ("keep", "resources")}
     # The record may be another's: it brings in no code that this pipeline does not name.
-    named = [spec.name, *(str(engine["engine"]) for _, _, engine in registry.engines_in(spec.settings))]
+    named = [spec.name, *(str(engine["engine"]) for _, _, engine in engines.engines_in(spec.settings))]
     packages = [name.partition(":")[0] for name in named if ":" in name]
     try:
         with trust.only(packages, "run.yaml"):
             models = {name: ModelServer.model_validate(entry) for name, entry in held.get("models", {}).items()}
-            then = registry.identity(spec.cls.Settings.model_validate(own), models)
+            then = engines.identity(spec.cls.Settings.model_validate(own), models)
     except (UgafError, ValidationError):
         yield "its settings, which were others then"
         return
-    yield from _differences(then, registry.identity(spec.settings, pipeline.settings.models))
+    yield from _differences(then, engines.identity(spec.settings, pipeline.settings.models))
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -16,8 +16,7 @@ from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import Needs
 from ugaf.pipeline import rules
 from ugaf.pipeline.classes import known_stages, stage_class
-from ugaf.stage import Settings, Stage
-from ugaf.stage import engines as registry
+from ugaf.stage import Settings, Stage, engines
 
 INGEST = "ingest"
 
@@ -232,7 +231,7 @@ def fingerprint_of(
     present = [column for column in spec.optional_reads if column in providers]
     reads = {column: fingerprints[providers[column]] for column in sorted({*needed, *present})}
     try:
-        own = registry.identity(spec.settings, models)
+        own = engines.identity(spec.settings, models)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     content = {"name": name, "version": cls.version, "settings": own, "reads": reads}

@@ -17,8 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ugaf.models.judging.pairs import unshared
-from ugaf.stage import Failure, Row
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, Row, engines
 
 Photo = Callable[[], np.ndarray]
 """Gives a photograph, RGB uint8 (height, width, 3). Raises ImageError if it cannot be decoded."""
@@ -55,8 +54,8 @@ def open_encoder(spec: Mapping[str, Any]) -> Encoder:
 
     Raises ConfigError naming the option.
     """
-    checked = registry.check("encoder", spec)
-    return shared("encoder", checked, lambda: registry.build("encoder", checked))
+    checked = engines.check("encoder", spec)
+    return shared("encoder", checked, lambda: engines.build("encoder", checked))
 
 
 def shared(kind: str, settings: Mapping[str, Any], build: Callable[[], Any]) -> Any:

@@ -14,8 +14,7 @@ from ugaf.base.needs import Needs, together
 from ugaf.models.encoders import Encoder, Photo, open_encoder, vision
 from ugaf.models.predictors import Backbone
 from ugaf.models.predictors.heads import SUFFIXES, TORCH_FILES, Activation, Output, read_head
-from ugaf.stage import Failure, operational
-from ugaf.stage import engines as registry
+from ugaf.stage import Failure, engines, operational
 
 
 class HeadPredictor(Backbone):
@@ -31,7 +30,7 @@ class HeadPredictor(Backbone):
     class Settings(stage.Settings):
         """Options of the engine `head`."""
 
-        encoder: registry.EncoderSpec = Field(description="Which encoder the head was trained on, and its options.")
+        encoder: engines.EncoderSpec = Field(description="Which encoder the head was trained on, and its options.")
         path: str = operational(..., min_length=1, description=f"the head's file: {', '.join(SUFFIXES)}")
         activation: Activation = Field("none", description="Between the layers: none, relu, gelu, silu or tanh.")
         output: Output = Field("none", description="After the last layer: none, or sigmoid (a probability).")
@@ -50,7 +49,7 @@ class HeadPredictor(Backbone):
         own = {"torch": "transformers"} if Path(settings.path).suffix in TORCH_FILES else {}
         if Path(settings.path).suffix == ".safetensors":
             own = {"safetensors": "transformers"}
-        return together([registry.needs("encoder", settings.encoder), Needs(packages=own)])
+        return together([engines.needs("encoder", settings.encoder), Needs(packages=own)])
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -21,7 +21,7 @@ from ugaf.base.failure import Failure, attempt
 from ugaf.base.needs import Needs
 from ugaf.imaging import images, marks
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
-from ugaf.models.writers import vlm_answers as vlm_writer_answers
+from ugaf.models.writers import vlm_answers
 from ugaf.stage import Settings, prompts
 from ugaf.stage.engines import ServerName
 from ugaf.wording.composing import Assignment, Brief, Composed, Composition
@@ -148,9 +148,9 @@ class VLMWriter:
         labels = tuple(target.label for target in layout.objects)
         return ChatRequest(
             messages=(system, Message("user", (*parts, text))),
-            schema=vlm_writer_answers.schema(plan.task, len(brief.registers), settings.chinese),
+            schema=vlm_answers.schema(plan.task, len(brief.registers), settings.chinese),
             sampling=sampling,
-            check=functools.partial(vlm_writer_answers.check, labels=labels),
+            check=functools.partial(vlm_answers.check, labels=labels),
             extra=extra,
         )
 
