@@ -21,7 +21,7 @@ from ugaf.imaging import boxes, images
 from ugaf.models.detectors.interface import Detection, DetectQuery
 from ugaf.models.detectors.proposals import object_masks, region_trees, segmentation
 from ugaf.models.detectors.proposals.detector import ProposalDetector
-from ugaf.stage import Failure, Row
+from ugaf.stage import Failure, Row, engines
 
 
 @pytest.fixture(scope="module")

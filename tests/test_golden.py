@@ -7,7 +7,7 @@ from pathlib import Path
 import golden
 import pytest
 
-from ugaf.measures import change
+from ugaf.measures import change, composition
 from ugaf.pipeline import config
 
 
