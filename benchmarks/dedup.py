@@ -66,7 +66,7 @@ def main() -> None:
 
 
 class Rows:
-    """Rows in memory, as a stage of the whole run sees those of a run: `ugaf.engine.whole_run.RunRows`."""
+    """Rows in memory, as a stage of the whole run sees those of a run: `ugaf.stage.whole.RunRows`."""
 
     def __init__(self, values: np.ndarray, per_fragment: int = 10_000) -> None:
         self.values, self.per_fragment = values, per_fragment

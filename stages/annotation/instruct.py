@@ -24,7 +24,7 @@ from ugaf import stage
 from ugaf.base.errors import nearest
 from ugaf.base.failure import Failure, attempt
 from ugaf.stage import Outcome, Row
-from ugaf.stage import engines as registry
+from ugaf.stage.engines import WriterSpec, build, engine_class
 from ugaf.wording import asks, layout, sampling
 from ugaf.wording.asks import Ask, Options
 from ugaf.wording.composing import Assignment, Brief, Composed, Composer
@@ -82,9 +82,7 @@ class Instruct(stage.Stage):
 
     class Settings(stage.Settings):
         # Before `tasks`, which is checked against what it offers.
-        writer: registry.WriterSpec = Field(
-            {"engine": "templates"}, description="Who writes the instructions, and its options."
-        )
+        writer: WriterSpec = Field({"engine": "templates"}, description="Who writes the instructions, and its options.")
         edits_per_image: int = Field(
             4, ge=1, le=64, description="Edits asked of each photograph, as far as its objects allow."
         )
@@ -117,7 +115,7 @@ class Instruct(stage.Stage):
         return {"engine": [name for name, weight in settings.engines.items() if weight > 0]}
 
     def setup(self) -> None:
-        self.writer: Writer | Composer = registry.build("writer", self.settings.writer, self.servers)
+        self.writer: Writer | Composer = build("writer", self.settings.writer, self.servers)
         self._donors = Donors()
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
@@ -297,7 +295,7 @@ def _named(brief: Brief) -> str:
 
 def _offered(spec: Mapping[str, Any]) -> dict[str, float]:
     """The tasks that a writer offers, with its own weights."""
-    return dict(getattr(registry.engine_class("writer", spec), "tasks", DEFAULT_TASKS))
+    return dict(getattr(engine_class("writer", spec), "tasks", DEFAULT_TASKS))
 
 
 def _draw(options: list[Hashable], weights: list[float], rng: np.random.Generator) -> Hashable:

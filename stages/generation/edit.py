@@ -41,7 +41,7 @@ def _all_checked(specs: dict[str, dict[str, Any]] | None) -> dict[str, dict[str,
     return None if specs is None else {name: engines.check("editor", spec) for name, spec in specs.items()}
 
 
-# The registry's own types, but for None: a mark inside of a union is not among the field's metadata.
+# The types of `ugaf.stage.engines`, but for None: a mark inside of a union is not among the field's metadata.
 OneEditor = Annotated[dict[str, Any] | None, EngineOf("editor"), AfterValidator(_checked)]
 SeveralEditors = Annotated[
     dict[str, dict[str, Any]] | None, EngineOf("editor", many=True), AfterValidator(_all_checked)

@@ -210,10 +210,10 @@ def test_the_exported_editor_is_an_engine_of_the_pipeline(tmp_path: Path, shards
     assert command.main([str(config(tmp_path / "a", shards, steps=1))]) == 0
     code = """
 import sys, numpy as np
-from ugaf.models import registry
 from ugaf.models.editors.interface import EditRequest
+from ugaf.stage import engines
 spec = {"engine": "diffusers", "model": sys.argv[1], "device": "cpu", "steps": 1, "true_cfg_scale": 1, "max_area": 4096}
-editor = registry.build("editor", spec)
+editor = engines.build("editor", spec)
 photo = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
 edits = editor.edit([EditRequest(photo, "recolor", "Make it red.", boxes) for boxes in ([(8, 8, 90, 70)], [])])
 print(editor.name, [(edit.way, edit.edited.shape) for edit in edits])

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors and whose fault they are, places that may carry secrets, YAML, needs."""
+"""What everything else stands on: errors and whose fault they are, settings, places that may carry secrets, needs."""

@@ -1,4 +1,4 @@
-"""Text in a picture: where it stands, and what."""
+"""A line of text in a picture, as a reader gives it and measures take it."""
 
 from __future__ import annotations
 

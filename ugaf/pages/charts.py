@@ -1,4 +1,4 @@
-"""The page's charts as SVG: stacked bars and histograms. Colours come from the stylesheet, by class."""
+"""Charts as SVG: stacked bars and histograms. Colours come from page.css, by class."""
 
 from __future__ import annotations
 

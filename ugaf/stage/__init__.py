@@ -1,4 +1,6 @@
-"""What the author of a stage or of an engine needs."""
+"""What the author of a stage or of an engine needs: what both have to do with, here, and in modules beside it engines
+by name (`engines`), prompts as files (`prompts`), and the rows of the whole run (`whole`).
+"""
 
 from ugaf.stage.stage import Failure as Failure
 from ugaf.stage.stage import Outcome as Outcome

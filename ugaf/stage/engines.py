@@ -1,9 +1,12 @@
-"""Find an implementation by the name that a pipeline gives: `detector: {engine: proposals, max_boxes: 12}`.
+"""Engines: implementations by the name that a pipeline gives, `detector: {engine: proposals, max_boxes: 12}`.
 
 The classes are named here and imported only when used, so that a pipeline pays for no library that it does not run.
 Each class has a `Settings` model for its options, and is built as `cls(settings)`; one whose settings name a server of
 the pipeline's `models:` is built as `cls(settings, servers)`. A name with a colon (`my_package.module:MyDetector`)
 takes a class of the user's own.
+
+A stage names an engine in a setting of one of the types at the end (`DetectorSpec` and the like): its options are
+checked with the stage's, and its needs and identity are then the stage's too.
 
 An engine's module imports no heavy library at its top: settings are checked, and `needs` answered, where none is there.
 """

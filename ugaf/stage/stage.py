@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,8 @@ from ugaf.base.needs import Needs, together
 from ugaf.base.settings import Settings as Settings
 from ugaf.base.settings import operational as operational
 from ugaf.imaging import images
-from ugaf.stage import engines as registry
-
-if TYPE_CHECKING:
-    from ugaf.stage.whole import RunRows
+from ugaf.stage import engines
+from ugaf.stage.whole import RunRows
 
 Found = TypeVar("Found")
 
@@ -180,8 +178,8 @@ class Stage:
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:
         """What the stage needs with these settings: that of the engines which they name."""
-        engines = registry.engines_in(settings)
-        return together(registry.needs(kind, spec) for kind, key, spec in engines if not (lane and key) or key == lane)
+        named = engines.engines_in(settings)
+        return together(engines.needs(kind, spec) for kind, key, spec in named if not (lane and key) or key == lane)
 
     @classmethod
     def lanes(cls, settings: Any) -> tuple[str, ...]:  # noqa: ARG003

@@ -1,5 +1,6 @@
 "use strict";
-// The funnel for any thresholds, from the stored columns: the same verdicts as ugaf/tune/funnel.py and ugaf/columns/verdicts.py.
+// The funnel for any thresholds, from the stored columns: the same verdicts as ugaf/tune/funnel.py and
+// ugaf/columns/verdicts.py.
 // A change recomputes its own stage's rules, then walks the rows from that stage on.
 const Tuning = (() => {
   const MISSING = 0, MEASURED = 1, BROKE = 2, CHILDLESS = 3;

@@ -21,5 +21,5 @@ def open_chat(link: ServerLink) -> Chat:
 
 
 def chat_needs() -> Needs:
-    """What every engine that asks a Chat needs (to this, the registry adds the server that its settings name)."""
+    """What every engine that asks a Chat needs (`ugaf.stage.engines.needs` adds the server that its settings name)."""
     return Needs(own_pool=True, cpus=0.25, fragments=FRAGMENTS, batch_rows=BATCH_ROWS, packages={"openai": "chat"})

@@ -1,4 +1,4 @@
-"""What is asked of a served model, and what it answers."""
+"""What is asked of a served model and what it answers, and `Chat`, the interface that takes the one for the other."""
 
 from __future__ import annotations
 

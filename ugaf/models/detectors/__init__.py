@@ -1,1 +1,1 @@
-"""Detectors beside the embedded one: learned ones, a VLM that grounds, and boxes that were found elsewhere."""
+"""Detectors: the embedded one (`proposals`), learned ones, a VLM that grounds, and boxes that were found elsewhere."""

@@ -1,4 +1,4 @@
-"""Editor: from a photograph, an instruction and a target to an edited pair.
+"""What an editor is: a photograph, an instruction and a target in, an edited pair out.
 
 An editor takes a batch of requests and answers each with an `Edit` or a `Failure`, in order. Engines that work from
 the instruction alone (diffusion models) read `instruction` and `boxes`, by way of `placement`; the embedded

@@ -1,1 +1,1 @@
-"""Asking a model to judge: questions about a pair, and what its answers are worth."""
+"""What judges of pairs have in common: the pair as they get it, and several questions about each in one call."""

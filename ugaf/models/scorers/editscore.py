@@ -27,12 +27,11 @@ from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
 from ugaf.models.scorers.interface import Pair, Scores
+from ugaf.models.servers import Servers
 from ugaf.stage import Failure, RowError, prompts
 from ugaf.stage.engines import ServerName
 
 if TYPE_CHECKING:
-    from ugaf.models.servers import Servers
-
     Reasoning = str
 else:
     Reasoning = line(1000)

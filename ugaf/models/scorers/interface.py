@@ -1,4 +1,4 @@
-"""Interface of the models that judge a finished pair: pair -> named scores."""
+"""What a scorer is: a finished pair in, named scores out."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Screeners: which edits are not worth making, by rules, by faces, by a language model."""
+"""Screeners: which edits are not worth making, by the rules of the stage (faces among them) and by a language model."""

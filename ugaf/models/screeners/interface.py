@@ -1,4 +1,4 @@
-"""Screener: looks at edits that no rule has turned down, and passes each or says the reason against it."""
+"""What a screener is: it looks at edits that no rule has turned down, and passes each or says the reason against it."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
 from ugaf.models.screeners.interface import Ruling
 from ugaf.models.screeners.rules import Edit
+from ugaf.models.servers import Servers
 from ugaf.stage import Failure, prompts
 from ugaf.stage.engines import ServerName
 from ugaf.wording import params
@@ -31,8 +32,6 @@ from ugaf.wording.layout import where
 from ugaf.wording.places import Place
 
 if TYPE_CHECKING:
-    from ugaf.models.servers import Servers
-
     Reason = str
 else:
     Reason = line(400)

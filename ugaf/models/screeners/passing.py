@@ -1,4 +1,4 @@
-"""Engine "rules": what the rules of the stage let through, passes."""
+"""Engine "rules": nobody screens after the stage's own rules (`rules` beside this module)."""
 
 from __future__ import annotations
 

@@ -10,12 +10,10 @@ import json
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ugaf.base.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ugaf.models.servers.entry import ModelServer
+from ugaf.models.servers.entry import ModelServer
 
 MODULES = {"vllm": "vllm", "vllm-omni": "vllm_omni", "sglang": "sglang"}
 

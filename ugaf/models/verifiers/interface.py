@@ -1,4 +1,4 @@
-"""Interface of what verifies a finished pair on FineEdit's two scales (arXiv 2604.10954, sec. 3, refinement (c)):
+"""What a verifier is: a finished pair in, FineEdit's two scales out (arXiv 2604.10954, sec. 3, refinement (c)):
 global, was the instruction carried out in a coherent image, and local, the same question about the target box.
 """
 

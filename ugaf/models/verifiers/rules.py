@@ -1,4 +1,4 @@
-"""Engine "rules": a pair is verified by measurement (`ugaf.measures.verification`).
+"""Engine "rules": a pair is verified by measurement, by no model.
 
 Rules cannot read meaning: whether the pasted thing is a plausible cat is beyond them.
 """

@@ -24,16 +24,18 @@ from ugaf.models.chat.schemas import line
 from ugaf.models.judging import asking
 from ugaf.models.judging.asking import Question
 from ugaf.models.judging.pairs import seed_of
+from ugaf.models.servers import Servers
 from ugaf.models.verifiers.interface import Case, Ratings, Verification
 from ugaf.stage import prompts
 from ugaf.stage.engines import ServerName
 
 if TYPE_CHECKING:
-    from ugaf.models.servers import Servers
+    Reason = str
+else:
+    Reason = line(240)
 
 FOLDER = "refinement/verify"
 Prompts = Annotated[dict[str, str], prompts.PromptsOf(FOLDER)]
-
 
 GLOBAL, LOCAL = "global pass", "local pass"
 
@@ -47,11 +49,6 @@ TOP_LOGPROBS = 10
 MOST_ENLARGED = 4.0
 LEAST_MARGIN = 32
 """Pixels shown around a target at least: of a smaller surround a model cannot tell what the thing is."""
-
-if TYPE_CHECKING:
-    Reason = str
-else:
-    Reason = line(240)
 
 Rating = Annotated[int, Field(ge=LOW, le=HIGH)]
 

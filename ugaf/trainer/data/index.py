@@ -1,4 +1,9 @@
-"""The index of a training set: its samples by shard and chunk, with what a plan needs of each."""
+"""The index of the shards: every sample's size, key and place, and no image.
+
+The light columns of the shards are read once, when training starts. What cannot be read then (a shard cut short in a
+copy, columns that are missing) is an error that names all such files: the plan follows from which samples there are, so
+a shard must not be there on one day and not on another. Samples without a size or an id are left out and named.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from ugaf.storage.store import readers_of
 from ugaf.trainer.data import light
 from ugaf.trainer.data.geometry import Bucket, buckets_for
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import NAMED, Chunk, LeftOut, Light, Shard, _filesystem, _of_split, find_shards
+from ugaf.trainer.data.shards import NAMED, Chunk, LeftOut, Light, Shard, filesystem_of, find_shards, is_of_split
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def open_index(settings: DataSettings) -> Index:
         ConfigError: nothing is there, a shard cannot be read (all such are named), a column is missing, or nothing is
             left after `split` and `where`.
     """
-    shards = [shard for shard in find_shards(settings.shards) if _of_split(shard.name, settings.split)]
+    shards = [shard for shard in find_shards(settings.shards) if is_of_split(shard.name, settings.split)]
     if not shards:
         raise ConfigError(f"data.shards: no shards of the split {settings.split!r} in {', '.join(settings.shards)}")
 
@@ -94,7 +99,7 @@ def open_index(settings: DataSettings) -> Index:
         except (OSError, pa.ArrowException, light.UnreadableShardError) as error:
             return f"{shard.path}: {error}"
 
-    readers = max(readers_of(_filesystem(shard.url)) for shard in shards)
+    readers = max(readers_of(filesystem_of(shard.url)) for shard in shards)
     found = list(ahead(read, list(enumerate(shards)), readers))
     broken = [what for what in found if isinstance(what, str)]
     if broken:

@@ -1,10 +1,4 @@
-"""The index of the shards: every sample's size, key and place, and no image.
-
-Shards are found under paths and URLs, and their light columns are read once, when training starts. What cannot be read
-then (a shard cut short in a copy, columns that are missing) is an error that names all such files: the plan follows
-from which samples there are, so a shard must not be there on one day and not on another. Samples without a size or an
-id are left out and named.
-"""
+"""Shards: files of samples, found under paths and URLs; what of them is read at once, and what is left out of them."""
 
 from __future__ import annotations
 
@@ -41,7 +35,7 @@ class Shard:
 
     def open(self) -> pa.NativeFile:
         """For random access."""
-        return _filesystem(self.url).open_input_file(self.path)
+        return filesystem_of(self.url).open_input_file(self.path)
 
 
 @dataclass(frozen=True)
@@ -155,11 +149,12 @@ def _root(place: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _filesystem(url: str) -> pafs.FileSystem:
+def filesystem_of(url: str) -> pafs.FileSystem:
+    """The file system of a shard's `url`, opened once in a process."""
     return open_filesystem(url)[0] if url else pafs.LocalFileSystem()
 
 
-def _of_split(name: str, split: str | None) -> bool:
+def is_of_split(name: str, split: str | None) -> bool:
     """False for a file whose name says that it is of another split."""
     prefix = _SPLIT.match(name)
     return split is None or prefix is None or {"val": "validation"}.get(prefix[1], prefix[1]) == split
