@@ -34,8 +34,8 @@ DECODING = "ugaf.imaging.images"
 """What every stage's pixels come from (`Row.photo`)."""
 MACHINERY = (
     "ugaf", "ugaf.base", "ugaf.cli", "ugaf.columns", "ugaf.engine", "ugaf.export", "ugaf.ingest",
-    "ugaf.stage.engines", "ugaf.models.servers", "ugaf.pipeline", "ugaf.report", "ugaf.stage", "ugaf.storage",
-    "ugaf.tune", "ugaf.withdrawal",
+    "ugaf.models.servers", "ugaf.pipeline", "ugaf.report", "ugaf.stage.engines", "ugaf.stage.stage",
+    "ugaf.stage.whole", "ugaf.storage", "ugaf.tune", "ugaf.withdrawal",
 )  # fmt: skip
 """Modules, and packages with all in them, that carry values and compute none."""
 
