@@ -75,7 +75,7 @@ def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None
     trace = tmp_path / "trace"
     trace.mkdir()
     make_photos(tmp_path / "photos", 2000)
-    stages = [{MEAN: {"trace": str(trace), "sleep": 0.004}}, {DOUBLE: {"trace": str(trace)}}]
+    stages = [{MEAN: {"trace": str(trace), "sleep": 0.01}}, {DOUBLE: {"trace": str(trace)}}]
     pipeline_file = write_pipeline(tmp_path, stages, tmp_path / "photos")
     chance = random.Random(7)
     kills = 0

@@ -70,7 +70,7 @@ COLUMNS = {"source": "before", "edited": "after"}
 
 WITHIN_A_CALL = {
     # module: what is compared there by identity. None of these objects leaves the process or outlives the call.
-    "ugaf/pipeline/config.py": {"c is not Stage"},
+    "ugaf/pipeline/classes.py": {"c is not Stage"},
     "ugaf/cli/commands/stages.py": {"default is PydanticUndefined"},
     "ugaf/base/errors.py": {"option is not type(None)"},
     "ugaf/dedup/grid.py": {"second is first"},
