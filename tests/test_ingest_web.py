@@ -137,6 +137,7 @@ def test_a_dead_host_holds_nobody_up(web: WebServer, tmp_path: Path) -> None:
     read = Read(tmp_path, [*cells, f"{web.url}/a.png"], hosts=[web.host, dead], http={"connect_s": 1})
     assert read.good == {f"{web.url}/a.png"}
     assert read.put_off.keys() == set(cells)
+    assert {"refused" in why.lower() and "connect_s" not in why for why in read.put_off.values()} == {True}
     assert time.monotonic() - began < 5
 
 

@@ -163,7 +163,9 @@ class Web:
             return connection
         if isinstance(problem, ssl.SSLError) or "certificate" in str(problem).lower():
             raise ConnectionError(f"{host}: TLS: {problem}") from problem
-        if isinstance(problem, urllib3.exceptions.ConnectTimeoutError | TimeoutError):
+        # A refused connection is one that took too long for urllib3, too, though it took no time.
+        refused = isinstance(problem, urllib3.exceptions.NewConnectionError)
+        if isinstance(problem, urllib3.exceptions.ConnectTimeoutError | TimeoutError) and not refused:
             raise TooLongError(f"{host} took no connection within {self.http.connect_s:g} s (http.connect_s)")
         raise ConnectionError(f"{host} took no connection: {_cause(problem)}") from problem
 
