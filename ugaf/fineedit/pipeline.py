@@ -7,6 +7,7 @@ edited = pipeline(image, "Make the car red.", boxes=[(120, 80, 400, 300)]).image
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from diffusers.pipelines.qwenimage.pipeline_output import QwenImagePipelineOutpu
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from ugaf.fineedit import exact_vae, transformer
 from ugaf.fineedit.exact_vae import CosineVAE
 from ugaf.fineedit.latents import Codec, pack, roi_mask, shape_of, to_float, unpack, without
 from ugaf.fineedit.transformer import FineEditTransformer2DModel
@@ -31,6 +33,10 @@ SEEN_AREA = {"edit": AREA, "edit_plus": 384 * 384}
 """Pixels of a picture that the text encoder sees, by the base model's prompt format."""
 PARTS = (CosineVAE, FineEditTransformer2DModel)
 """Classes of ours in a saved pipeline: diffusers loads only what has been imported."""
+EARLIER = {"ugaf.trainer.model.exact_vae": exact_vae, "ugaf.trainer.model.fineedit": transformer}
+"""The modules in which an editor that was exported by the first version looks for them: they count as imported."""
+for _name, _module in EARLIER.items():
+    sys.modules.setdefault(_name, _module)
 BASES: dict[str, Any] = {"edit": QwenImageEditPipeline, "edit_plus": QwenImageEditPlusPipeline}
 
 
