@@ -144,8 +144,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay in one process, and so do all files that share a Ray, and all that start their own: a Ray
-    costs as much as a test that works while it is there.
+    """A file's tests stay in one process, and so do the files that use Ray in one of three ways: a Ray costs as much as
+    a test that works while it is there, and one process that has all of them is the last to end.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -158,7 +158,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             text = (folder.parent / file).read_text()
             if re.search(r"mark\.own_ray\b|def ray_here\(", text):
                 return "own_ray"
-            return "ray" if re.search(r"mark\.ray\b", text) else file
+            if re.search(r"mark\.ray\b", text):
+                return "ray, engine" if "test_engine" in file else "ray"
+            return file
 
     return OneForRay(config, log)
 
