@@ -132,3 +132,19 @@ def test_ray_and_torch_are_imported_where_they_may_be() -> None:
 def test_no_module_is_flat_or_long() -> None:
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "ugaf").glob("*.py")} == TOP
     assert [str(path) for path in MODULES.values() if path.read_text("utf-8").count("\n") > LINES] == []
+
+
+def test_the_names_of_slow_tests_are_those_of_tests() -> None:
+    names = (ROOT / "tests" / "slow.txt").read_text().split()
+    assert len(names) == len(set(names)) > 50
+    for name in names:
+        file, _, test = name.partition("::")
+        assert f"def {test.rpartition('::')[2]}(" in (ROOT / "tests" / file).read_text("utf-8"), name
+
+
+def test_every_layout_of_a_trainer_is_named_written_and_told_from_other_files() -> None:
+    from ugaf.export import adapters, layouts
+    from ugaf.pipeline import settings
+
+    assert set(settings.ADAPTERS) == set(adapters.ADAPTERS) == set(layouts.FILES)
+    assert set(settings.ADAPTERS) >= settings.NEEDS_PARQUET

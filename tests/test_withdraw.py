@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 from ugaf import cli
 from ugaf.base.errors import UgafError
 from ugaf.cli.progress.files import Heartbeat
-from ugaf.columns.tombstones import Tombstones
+from ugaf.columns.tombstones import Tombstones, is_unfinished
 from ugaf.columns.view import RunView
+from ugaf.engine import runner
 from ugaf.engine.cutting import cut
 from ugaf.export import export
 from ugaf.ingest import image_id
+from ugaf.pipeline import config
 from ugaf.pipeline.config import Pipeline
 from ugaf.report import write_report
 from ugaf.storage import Storage
@@ -158,7 +161,7 @@ def test_a_withdrawal_that_is_killed_is_finished_by_the_next_run(writes: int, wh
         export(after)
         assert where(folder / "run", searched) == []
         assert counts(after)["ingest"].rejected == {"withdrawn": len(keys)}
-        assert not withdrawal.is_unfinished(after.storage)
+        assert not is_unfinished(after.storage)
 
 
 def test_the_copy_that_lost_to_a_withdrawn_one_is_judged_again(tmp_path: Path) -> None:
@@ -271,3 +274,30 @@ def test_a_damaged_list_of_the_withdrawn_is_named(text: str, tmp_path: Path) -> 
     (tmp_path / "withdrawn.json").write_text(text)
     with pytest.raises(UgafError, match=r"withdrawn\.json is damaged: .* taken in again"):
         Tombstones.read(Storage(str(tmp_path)))
+
+
+def test_the_command_ends_an_interrupted_withdrawal_and_the_runner_alone_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(tmp_path / "in", 4)
+    document = {
+        "name": "test",
+        "inputs": [str(tmp_path / "in")],
+        "output": str(tmp_path / "run"),
+        "engine": {"executor": "inline"},
+        "stages": STAGES,
+    }
+    (tmp_path / "p.yaml").write_text(json.dumps(document))
+    command = ["run", str(tmp_path / "p.yaml"), "--no-export"]
+    assert cli.main(command) == 0
+    checked = config.parse(document)
+    with monkeypatch.context() as patch:
+        patch.setattr(withdrawal, "finish", lambda *_: None)
+        view = RunView(checked.output, checked)
+        withdrawal.withdraw(view, withdrawal.plan(view, ["photo-00001.jpg"]), "", lambda _: None)
+    assert is_unfinished(view.storage)
+    with pytest.raises(UgafError, match="a withdrawal was interrupted"):
+        runner.run(checked, runner.RunOptions(), lambda _: None, lambda _: None)
+    assert cli.main(command) == 0
+    assert not is_unfinished(view.storage)
+    assert counts(RunView(checked.output, checked))["ingest"].rejected == {"withdrawn": 1}

@@ -137,3 +137,8 @@ def stones(
         )
         for id in ids
     ]
+
+
+def is_unfinished(storage: Storage) -> bool:
+    """Whether a withdrawal was interrupted: what is to be erased is still on the list."""
+    return bool(Tombstones.read(storage).erasing)

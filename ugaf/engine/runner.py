@@ -14,12 +14,11 @@ from typing import Any
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.base.needs import install_hint
-from ugaf.columns import record
+from ugaf.columns import record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
 from ugaf.columns.survey import Survey, survey
-from ugaf.columns.tombstones import Tombstones
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
@@ -96,7 +95,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
     check_recorded(columns)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
-    if Tombstones.read(columns.storage).erasing:
+    if tombstones.is_unfinished(columns.storage):
         if options.finish_withdrawal is None:
             raise UgafError(
                 f"{pipeline.output}: a withdrawal was interrupted; `ugaf run` and `ugaf withdraw` finish it"

@@ -108,11 +108,6 @@ def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
     finish(view, notify)
 
 
-def is_unfinished(storage: Storage) -> bool:
-    """Whether a withdrawal was interrupted."""
-    return bool(Tombstones.read(storage).erasing)
-
-
 def finish_interrupted(pipeline: Pipeline, notify: Notify) -> None:
     """Do what is left of an interrupted withdrawal from this pipeline's run."""
     own = {spec.name.partition(".")[0] for spec in pipeline.stages if ":" in spec.name}

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.base.errors import UgafError
     from ugaf.cli.commands import asked
     from ugaf.cli.commands.terminal import console
+    from ugaf.columns.tombstones import is_unfinished
     from ugaf.withdrawal import withdraw as withdrawal
 
     listed = _lines(options.list) if options.list else []
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     view = asked.view(options)
     if not options.dry_run:
         _check_nobody_works(view)
-    if not options.dry_run and withdrawal.is_unfinished(view.storage):
+    if not options.dry_run and is_unfinished(view.storage):
         console.print("an earlier withdrawal was interrupted: finishing it first")
         withdrawal.finish(view, lambda line: console.print(escape(line)))
         view = asked.view(options)
