@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,39 +29,58 @@ ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def quiet_port() -> int:
+    """A free port below those that a system hands out by itself: no other process is given it before it is used."""
+    while True:
+        port = random.randrange(21_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head node on free ports of 127.0.0.1, ended by its process id. Gives the environment for submitting."""
-    ports = {
-        name: free_port()
-        for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-    }
-    # Short, for the path of a socket below it may have 107 characters.
-    temporary = Path(tempfile.mkdtemp(prefix="ray-"))
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     # A job's `python` is the first on the head's PATH.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     for name in ("RAY_ADDRESS", "PYTHONPATH"):
         environment.pop(name, None)
+    with contextlib.ExitStack() as heads:
+        for attempt in range(3):
+            ports = {
+                name: quiet_port()
+                for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+            }
+            log = tmp_path / f"head{attempt}.log"
+            process = heads.enter_context(_started(ports, environment, log))
+            # A job is taken once the dashboard answers and its agent, a process of its own, does too.
+            urls = [
+                f"http://127.0.0.1:{ports['dashboard-port']}/api/version",
+                f"http://127.0.0.1:{ports['dashboard-agent-listen-port']}/api/local_raylet_healthz",
+            ]
+            if _answer(urls, process):
+                yield {**environment, "RAY_API_SERVER_ADDRESS": urls[0].removesuffix("/api/version")}
+                return
+        raise AssertionError(f"the head did not come up: {log.read_text()}")
+
+
+@contextlib.contextmanager
+def _started(ports: dict[str, int], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    # Short, for the path of a socket below it may have 107 characters.
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))
     arguments = [f"--{name}={number}" for name, number in ports.items()]
-    with open(tmp_path / "head.log", "wb") as log:
+    with open(log, "wb") as output:
         process = subprocess.Popen(
             [str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2", *arguments,
              f"--temp-dir={temporary}", "--object-store-memory=100000000", "--disable-usage-stats"],
-            env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    url = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
-        _wait_for(url, process, tmp_path / "head.log")
-        yield {**environment, "RAY_API_SERVER_ADDRESS": url}
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(3)
         except subprocess.TimeoutExpired:
@@ -68,16 +89,19 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/api/version", timeout=2).read()
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError(f"the head did not come up: {log.read_text()}")
+def _answer(urls: list[str], process: subprocess.Popen[bytes], seconds: float = 90) -> bool:
+    """Whether all of them answer within that time, while the process is there."""
+    limit = time.monotonic() + seconds
+    for url in urls:
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=2).read()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > limit:
+                    return False
+                time.sleep(0.5)
+    return True
 
 
 @pytest.mark.timeout(400)
