@@ -53,7 +53,7 @@ smoke: $(VENV)/.test
 check: $(VENV)/.dev
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CHECKED)

@@ -25,10 +25,10 @@ TESTS = Path(__file__).parent
 FRAGMENT = 50
 
 
-def write_pipeline(folder: Path, stages: list, inputs: Path) -> Path:
+def write_pipeline(folder: Path, stages: list, inputs: Path, executor: str = "ray") -> Path:
     path = folder / "pipeline.yaml"
     document = {"name": "killed", "inputs": [str(inputs)], "output": str(folder / "run"), "fragment_rows": FRAGMENT}
-    path.write_text(yaml.safe_dump({**document, "engine": {"workers": 1}, "stages": stages}))
+    path.write_text(yaml.safe_dump({**document, "engine": {"executor": executor, "workers": 1}, "stages": stages}))
     return path
 
 
@@ -69,37 +69,37 @@ def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
     assert counts(on_ray)[FLIP].kept == 60
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 @pytest.mark.ray
-def test_ten_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("executor", "photos", "kills"), [("ray", 800, 3), ("inline", 1000, 10)], ids=["three on ray", "ten inline"]
+)
+def test_kills_of_the_driver_lose_and_double_nothing(executor: str, photos: int, kills: int, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()
-    make_photos(tmp_path / "photos", 2000)
+    make_photos(tmp_path / "photos", photos)
     stages = [{MEAN: {"trace": str(trace), "sleep": 0.01}}, {DOUBLE: {"trace": str(trace)}}]
-    pipeline_file = write_pipeline(tmp_path, stages, tmp_path / "photos")
+    pipeline_file = write_pipeline(tmp_path, stages, tmp_path / "photos", executor)
     chance = random.Random(7)
-    kills = 0
-    for number in range(10):
+    for number in range(kills):
         # The first with a Ray of its own, which its end leaves behind, the others on one that stays.
         process = start(pipeline_file, own_ray=not number)
-        goal = len(executions(trace, "mean")) + chance.randrange(1, 180)
-        if wait_until(lambda goal=goal: len(executions(trace, "mean")) >= goal, process):
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
+        goal = len(executions(trace, "mean")) + chance.randrange(1, photos // (kills + 1))
+        assert wait_until(lambda goal=goal: len(executions(trace, "mean")) >= goal, process), "it ended before its kill"
+        os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    assert kills == 10
     process = start(pipeline_file)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output.decode()
     view = RunView(str(tmp_path / "run"))
     result = counts(view)
-    assert (result["ingest"].given, result[MEAN].kept, result[DOUBLE].kept) == (2000, 2000, 2000)
-    assert len(table(view, "image", ["double"])) == 2000
+    assert (result["ingest"].given, result[MEAN].kept, result[DOUBLE].kept) == (photos, photos, photos)
+    assert len(table(view, "image", ["double"])) == photos
     # A kill costs at most the fragment that each of the workers had in hand (one on each core).
-    done_again = len(executions(trace, "mean")) - 2000
+    done_again = len(executions(trace, "mean")) - photos
     assert done_again <= kills * (os.cpu_count() or 1) * FRAGMENT
     verdicts = Counter(row["status"] for row in table(view, "image", []).values())
-    assert verdicts == {"kept": 2000}
+    assert verdicts == {"kept": photos}
 
 
 @pytest.mark.timeout(600)
