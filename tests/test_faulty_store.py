@@ -14,6 +14,7 @@ from faulty_store import FaultyStore, faulty
 
 from ugaf.base import faults
 from ugaf.base.errors import StopRun
+from ugaf.cli import main
 from ugaf.ingest.places import _filesystem
 from ugaf.storage import Storage
 
@@ -110,3 +111,30 @@ def test_a_missing_photograph_fails_alone(store: tuple[FaultyStore, str], tmp_pa
     assert found["ingest"].failed == 1
     assert found["ingest"].kept == PHOTOS - 1
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", "--json"],
+        ["rows", "-o", "rows.csv"],
+        ["report"],
+        ["tune"],
+        ["explain", "photo-00003.jpg"],
+        ["export"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_who_reads_a_run_asks_its_inputs_nothing(
+    store: tuple[FaultyStore, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    proxy, url = store
+    view = _run(_below(url, "photos"), str(tmp_path / "run"))
+    assert counts(view)[MEAN].kept == PHOTOS
+    proxy.given.clear()
+    proxy.fault = lambda *_: "403"
+    monkeypatch.chdir(tmp_path)
+    name, *rest = command
+    words = [name, *rest, "--run", "run"] if name == "explain" else [name, "run", *rest]
+    assert main([*words, "--trust", "engine_stages"]) == 0
+    assert not proxy.given

@@ -36,7 +36,7 @@ from ugaf.columns.verdicts import (
     judge_all,
 )
 from ugaf.pipeline import naming, rules
-from ugaf.pipeline.config import INGEST, Pipeline, parse
+from ugaf.pipeline.config import INGEST, Pipeline, parse_again
 from ugaf.storage import Storage
 
 EXAMPLES = 20
@@ -104,7 +104,7 @@ class RunView:
             self.record = record.read(self.storage, self.path)
         if pipeline is None:
             with trusting(trust, f"{self.path}/{record.RUN_FILE}"):
-                pipeline = parse(self.record["pipeline"])
+                pipeline = parse_again(self.record["pipeline"])
             _check_fingerprints(self.record, pipeline, self.path)
         self.pipeline = pipeline
         self.name, self.about = naming.title(pipeline), naming.about(pipeline)

@@ -6,7 +6,7 @@ with the nearest valid name for a typo, wires the stages' columns together and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,23 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
 
 
 def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
-    """Check a pipeline given as plain data. Raises ConfigError that names the setting."""
+    """Check a pipeline given as plain data. Raises ConfigError that names the setting.
+
+    Looks at inputs of `kind: auto`: raises StopRun where their store does not answer.
+    """
+    return _parse(document, overrides, lambda settings: {holds_pairs(entry) for entry in settings.inputs})
+
+
+def parse_again(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
+    """Check a pipeline's own `document`, as a run records it. What the inputs hold is written in it: they are not
+    looked at, so that a run can be read where they are gone or their store is away. Raises ConfigError.
+    """
+    return _parse(document, overrides, lambda settings: {any(entry.kind == "pairs" for entry in settings.inputs)})
+
+
+def _parse(
+    document: Mapping[str, Any], overrides: Sequence[str], kinds_of: Callable[[PipelineSettings], set[bool]]
+) -> Pipeline:
     document = {**document, "stages": changes.stage_entries(document.get("stages"))}
     for override in overrides:
         changes.apply(document, override)
@@ -157,7 +173,7 @@ def parse(document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipelin
         settings = PipelineSettings.model_validate({**document, "stages": list(stages.items())})
     except ValidationError as error:
         raise ConfigError(explain_validation(error, "pipeline", PipelineSettings)) from error
-    kinds = {holds_pairs(entry) for entry in settings.inputs}
+    kinds = kinds_of(settings)
     if len(kinds) > 1:
         raise ConfigError("inputs: photographs and edit pairs cannot be mixed in one run; use two runs")
     pipeline = _wire(settings, stages, is_pairs=kinds == {True})

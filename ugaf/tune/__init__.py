@@ -61,7 +61,7 @@ def with_settings(view: RunView, overrides: Sequence[str]) -> RunView:
     """
     if not overrides:
         return view
-    changed = config.parse(view.pipeline.document, overrides)
+    changed = config.parse_again(view.pipeline.document, overrides)
     for old, new in zip(view.pipeline.stages, changed.stages, strict=True):
         if old.fingerprint != new.fingerprint:
             raise ConfigError(

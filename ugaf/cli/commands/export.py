@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> int:
     view = asked.view(options)
     changes = [f"{PREFIX}{change.removeprefix(PREFIX)}" for change in options.set]
     document = {**view.pipeline.document, "export": earlier.remembered(view).model_dump(mode="json")}
-    settings = config.parse(document, changes).settings.export
+    settings = config.parse_again(document, changes).settings.export
     write_shards(view, settings, replace=options.replace_shards, asked=asked_settings(changes))
     return 0

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(f"--set {change}: a report has no such setting{nearest(key, known)}")
         changes.append(change if key == "seed" else f"report.{change.strip().removeprefix('report.')}")
     view = asked.view(options)
-    settings = config.parse(view.pipeline.document, changes).settings if changes else view.pipeline.settings
+    settings = config.parse_again(view.pipeline.document, changes).settings if changes else view.pipeline.settings
     path = write_report(view, gallery=settings.report.gallery, seed=settings.seed)
     console.print(escape(f"{view.path}/{path}"))
     return 0
