@@ -37,11 +37,11 @@ if __name__ == "__main__":
 import golden_pictures
 from engine_tools import go
 
-from stages.annotation.instruct import DEFAULT_TASKS
 from ugaf.imaging import images
 from ugaf.pipeline import config
 from ugaf.pipeline.config import Pipeline
 from ugaf.pipeline.spec import INGEST
+from ugaf.wording import asks
 
 VALUES = Path(__file__).with_name("golden")
 COMMAND = "python tests/golden.py"
@@ -81,7 +81,7 @@ def _pipeline(name: str, folder: Path, inputs: list[str], stages: list[Any]) -> 
 
 
 CURATION = ("resolution", "photometric", "validity", "signature", "near_duplicates")
-TASKS = tuple(DEFAULT_TASKS)
+TASKS = tuple(asks.WEIGHTS)
 REFINEMENT = ("change_mask", "rgb_entropy", "verify", "score", "likeness", "same_pairs")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from stages.annotation.instruct import DEFAULT_TASKS, Instruct
+from stages.annotation.instruct import Instruct
 from ugaf.base.errors import ConfigError
 from ugaf.imaging import boxes, images
 from ugaf.stage import Row, RowError
@@ -93,9 +93,9 @@ def edits(rows: list[Row]) -> list[tuple[Row, dict[str, Any]]]:
 
 def test_shares_of_tasks_match_the_weights(edits: list) -> None:
     counts = collections.Counter(child["task"] for _, child in edits)
-    total = sum(DEFAULT_TASKS.values())
+    total = sum(asks.WEIGHTS.values())
     assert len(edits) == pytest.approx(4 * 2000, rel=0.01)
-    for task, weight in DEFAULT_TASKS.items():
+    for task, weight in asks.WEIGHTS.items():
         assert counts[task] / len(edits) == pytest.approx(weight / total, abs=0.012), task
 
 
@@ -353,7 +353,7 @@ def test_bad_settings_name_the_value(settings: dict[str, Any], message: str) -> 
 
 
 def test_no_tasks_are_the_writer_s_own() -> None:
-    assert Instruct.Settings().tasks == Instruct.Settings(tasks={}).tasks == DEFAULT_TASKS
+    assert Instruct.Settings().tasks == Instruct.Settings(tasks={}).tasks == asks.WEIGHTS
 
 
 def test_the_engines_that_may_be_drawn_are_offered() -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ugaf.base import tasks
 from ugaf.imaging import blending, boxes, images, inpaint
 from ugaf.models.editors.interface import Edit, EditObject, EditRequest
-from ugaf.models.editors.templates import INVERTED, OPERATIONS, UNBOUNDED, TemplateEditor, oklab
+from ugaf.models.editors.templates import OPERATIONS, UNBOUNDED, TemplateEditor, oklab
 from ugaf.models.editors.templates.background import BACKGROUNDS
 from ugaf.models.editors.templates.material import MATERIALS
 from ugaf.models.editors.templates.recolor import main_colour
@@ -104,8 +105,8 @@ def test_local_edit_changes_nothing_outside_its_mask(cat: np.ndarray, task: str,
     np.testing.assert_array_equal(source[~edit.mask], edited[~edit.mask])
     assert np.abs(source[edit.mask].astype(int) - edited[edit.mask]).mean() > 3
     assert not edit.mask.all()
-    assert (edit.source is None) == (task not in INVERTED and params.get("operation") != "replace")
-    assert (edit.edited is None) == (task in INVERTED)
+    assert (edit.source is None) == (not tasks.of(task).inverted and params.get("operation") != "replace")
+    assert (edit.edited is None) == tasks.of(task).inverted
 
 
 @pytest.mark.parametrize(("task", "params"), GLOBAL, ids=names(GLOBAL))

@@ -114,11 +114,10 @@ class Counting(FakeChat):
 
 
 def test_each_task_has_a_prompt_and_each_prompt_a_task() -> None:
-    assert set(prompts.shipped("annotation/instruct")) == {*layout.TASKS, "system", "chinese"}
-    assert set(vlm_writer.VLMWriter.tasks) == set(layout.TASKS)
+    assert set(prompts.shipped("annotation/instruct")) == {*layout.offered(), "system", "chinese"}
 
 
-@pytest.mark.parametrize("task", layout.TASKS)
+@pytest.mark.parametrize("task", layout.offered())
 def test_a_request_tells_what_is_known_and_shows_what_is_meant(make: Callable, task: str) -> None:
     stage, chat = make(tasks={task: 1}, edits_per_image=2, registers={"concise": 1})
     children = stage([row_of()])[0]
@@ -246,7 +245,7 @@ def test_the_shares_of_the_weights_hold_over_edits() -> None:
 def test_an_image_gets_different_tasks_until_all_were_asked() -> None:
     places = layout.Layout("a", (WIDTH, HEIGHT), OBJECTS)
     for seed in range(50):
-        chosen = layout.choose(places, vlm_writer.VLMWriter.tasks, 9, 1, np.random.default_rng(seed))
+        chosen = layout.choose(places, layout.offered(), 9, 1, np.random.default_rng(seed))
         tasks = [plan.task for plan, _ in chosen]
         assert len(tasks) == 9 == len(set(tasks))
         more = layout.choose(places, {"remove": 1.0, "style": 1.0}, 40, 2, np.random.default_rng(seed))
@@ -552,7 +551,7 @@ def test_the_same_instruction_twice_is_one_edit_and_its_tokens_are_not_lost(make
 
 def test_the_tasks_are_those_of_the_writer(make: Callable) -> None:
     stage, _ = make()
-    assert stage.settings.tasks == dict(vlm_writer.VLMWriter.tasks)
+    assert stage.settings.tasks == layout.offered()
     with pytest.raises(ValidationError, match="unknown name 'tone'"):
         make(tasks={"tone": 1})
     with pytest.raises(ValidationError, match="did you mean 'motion'"):

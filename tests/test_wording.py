@@ -298,7 +298,6 @@ def test_parameters_name_what_the_editor_can_do() -> None:
         return set(getattr(importlib.import_module(f"ugaf.models.editors.templates.{module}"), table))
 
     assert set(params.TASKS) == set(templates.TASKS)
-    assert params.INVERTED == templates.INVERTED
     assert set(params.STYLES) == options("style", "STYLES") | {"pixel art"}
     assert set(params.MATERIALS) == options("material", "MATERIALS")
     assert set(params.BACKGROUNDS) == options("background", "BACKGROUNDS")

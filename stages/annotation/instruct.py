@@ -32,11 +32,6 @@ from ugaf.wording.donors import Donors
 from ugaf.wording.scene import SIDE, Scene
 from ugaf.wording.writer import REGISTERS, Writer, WriteRequest, Written
 
-DEFAULT_TASKS: dict[str, float] = {
-    "recolor": 14, "remove": 12, "add": 12, "replace": 10, "style": 9, "material": 9, "background": 9, "tone": 7,
-    "text": 7, "restore": 5, "hybrid": 6,
-}  # fmt: skip
-"""Of a writer that says nothing else in `tasks`."""
 TRANSPORT = frozenset({"ServerError", "ServerBusy", "TimedOut", "Disconnected", "Unreachable"})
 """Failures of a request in which the server was at fault, not the question: asked again, it may well be answered."""
 
@@ -295,7 +290,9 @@ def _named(brief: Brief) -> str:
 
 def _offered(spec: Mapping[str, Any]) -> dict[str, float]:
     """The tasks that a writer offers, with its own weights."""
-    return dict(getattr(engine_class("writer", spec), "tasks", DEFAULT_TASKS))
+    writer = engine_class("writer", spec)
+    usual = layout.offered() if hasattr(writer, "compose") else asks.WEIGHTS
+    return dict(getattr(writer, "tasks", usual))
 
 
 def _draw(options: list[Hashable], weights: list[float], rng: np.random.Generator) -> Hashable:

@@ -12,16 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from ugaf.base import tasks
 from ugaf.imaging import boxes, images
 from ugaf.measures.change import Drift, detect_change
 from ugaf.stage import Row, Stage
 from ugaf.stage.stage import Range
-
-GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
-"""Tasks that may change the whole image: without a target box, a global colour change is theirs, no editor's drift."""
-
-LOCAL_TASKS = frozenset({"recolor", "remove", "add", "replace", "material", "text", "hybrid"})
-"""Tasks of one region: a global colour change is never theirs, whether or not a target box is known."""
 
 TOLERANCE = 0.02
 """A changed pixel still counts as inside a target box within this share of the box's longer side."""
@@ -101,10 +96,11 @@ def aspect_difference(source: tuple[int, ...], edited: tuple[int, ...]) -> float
 
 
 def drift_for(task: str | None, has_box: bool) -> Drift:
-    """What a global colour change means: an editor's drift (local edits), the edit itself (global tasks), or either."""
-    if has_box or task in LOCAL_TASKS:
-        return "undo"
-    return "keep" if task in GLOBAL_TASKS else "auto"
+    """What a global colour change means: an editor's drift (an edit with a target box, or of one region), the edit
+    itself (a global task's), or either."""
+    scope = "local" if has_box else tasks.of(task).scope
+    drifts: dict[str, Drift] = {"local": "undo", "global": "keep", "open": "auto"}
+    return drifts[scope]
 
 
 def share_inside(mask: np.ndarray, targets: list[boxes.Box]) -> float:

@@ -15,13 +15,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from ugaf import stage
+from ugaf.base import tasks
 from ugaf.base.failure import through
 from ugaf.imaging import boxes, images
 from ugaf.imaging.boxes import Box
 from ugaf.measures import quality
 from ugaf.models.judging.pairs import Pair, prepare, resize_mask, scaled, unshared
 from ugaf.models.verifiers.interface import Case, Verification
-from ugaf.models.verifiers.rules import GLOBAL_TASKS
 from ugaf.stage import Failure, Outcome, Row, Stage, engines
 from ugaf.stage.engines import VerifierSpec
 
@@ -142,7 +142,7 @@ def background(shape: tuple[int, ...], regions: list[Box]) -> np.ndarray | None:
 def measured(row: Row, pair: Pair) -> list[Box]:
     """The measured box of a pair from elsewhere that names no target, where it covers less than half of the image."""
     box = row["bbox_edit"]
-    if not box or row["task"] in GLOBAL_TASKS:
+    if not box or tasks.of(row["task"]).scope == "global":
         return []
     source = row.source()
     height, width = pair.mask.shape[:2]

@@ -16,7 +16,7 @@ import pytest
 from engine_tools import counts, go, pipeline, table
 
 from ugaf.imaging import images
-from ugaf.wording.layout import TASKS
+from ugaf.wording import layout
 
 VERDICTS = {"ok", "unreasonable", "human_centric", "unsafe", "ambiguous", "not_visible"}
 RULES = {"face", "whole_image", "too_small", "unsafe_text", "malformed"}
@@ -45,7 +45,7 @@ def test_photographs_to_screened_instructions(entry: dict[str, Any], tmp_path: P
     rows = table(view, "edit", columns)
     assert len(rows) == screened.given > 0
     for row in rows.values():
-        assert row["task"] in TASKS
+        assert row["task"] in layout.offered()
         assert row["instruction"].strip()
         assert row["writer"] == "vlm:tiny"
         assert row["params"] is None

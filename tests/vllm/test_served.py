@@ -132,7 +132,7 @@ def edits(photo: np.ndarray, count: int) -> Iterator[Row]:
     columns = {"image": images.encode(photo, "jpeg"), "width": width, "height": height, "objects": things}
     parent = Row("f" * 32, {**columns, "caption": "A cup of coffee on a table."})
     for number in range(count):
-        task = layout.TASKS[number % len(layout.TASKS)]
+        task = tuple(layout.offered())[number % len(layout.offered())]
         values = {"task": task, "instruction": f"Make the cup {number}.", "target": "the cup", "boxes": [box]}
         yield Row(f"{number:032x}", {**values, "params": None, "donor": None}, parent)
 

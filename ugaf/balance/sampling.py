@@ -7,23 +7,17 @@ new row takes at most the place of one other of its category, as long as the quo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from ugaf.base import chance
+
 
 def ranks(ids: Iterable[str], seed: int) -> np.ndarray:
     """The hash of each row, uint64 (n,)."""
-    prefix = hashlib.sha256(f"ugaf balance/{seed}/".encode())
-
-    def one(key: str) -> int:
-        digest = prefix.copy()
-        digest.update(key.encode())
-        return int.from_bytes(digest.digest()[:8], "big")
-
-    return np.fromiter((one(key) for key in ids), np.uint64)
+    return np.fromiter((chance.number(f"ugaf balance/{seed}/{key}") for key in ids), np.uint64)
 
 
 @dataclass(frozen=True)

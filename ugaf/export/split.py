@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ugaf.base import chance
+
 TRAIN, VALIDATION = "train", "validation"
 SPLITS = (TRAIN, VALIDATION)
 OTHER_SPLIT = "one of its pictures is in the other split"
@@ -149,4 +151,4 @@ def _keys(pictures: Iterable[str]) -> np.ndarray:
 
 
 def _draw(image_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"ugaf split/{image_id}".encode()).digest()[:8], "big")
+    return chance.number(f"ugaf split/{image_id}")

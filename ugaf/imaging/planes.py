@@ -58,3 +58,9 @@ class Planes:
         """Mean square of the grey picture's Laplacian; with repeated edges its mean is 0, so this is its variance."""
         laplacian = cv2.Laplacian(self.grey, cv2.CV_16S, ksize=1, borderType=cv2.BORDER_REPLICATE)
         return cv2.norm(laplacian, cv2.NORM_L2SQR) / self.pixels
+
+
+def disk(radius: float) -> np.ndarray:
+    """The structuring element of a disk, uint8 (2 r + 1, 2 r + 1), r = `radius` rounded, at least 1 pixel."""
+    r = max(1, round(radius))
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))

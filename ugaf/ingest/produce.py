@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ugaf.base import tasks
 from ugaf.imaging import images
-from ugaf.ingest import tasks
 from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings

@@ -23,6 +23,7 @@ import numpy as np
 
 from ugaf.imaging import boxes
 from ugaf.imaging.boxes import Box
+from ugaf.imaging.planes import disk
 from ugaf.imaging.registration import reduce, register
 
 SIDE = 1024
@@ -83,7 +84,7 @@ def detect_change(source: np.ndarray, edited: np.ndarray, drift: Drift = "auto")
     if keep:
         distance, limit = plain_difference(before, raw), np.full_like(limit, JUST_VISIBLE)
     # Beside a strong change its blur still passes the limit; it ends where it has fallen to a third.
-    peak = cv2.dilate(distance, _disk(4))
+    peak = cv2.dilate(distance, disk(4))
     ratio = np.where(registered.valid & (distance >= 0.33 * peak), distance / limit, 0)
     mask, box = clean(ratio)
     full = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
@@ -199,7 +200,7 @@ def difference(source: np.ndarray, edited: np.ndarray) -> tuple[np.ndarray, np.n
         high = light - cv2.GaussianBlur(light, (0, 0), 3.0)
         energy.append(np.sqrt(cv2.GaussianBlur(high * high, (0, 0), 4.0)))
     # Eroded by what the energy's window spread it: the mask must end where the change ends.
-    texture = cv2.erode(np.abs(energy[0] - energy[1]), _disk(5))
+    texture = cv2.erode(np.abs(energy[0] - energy[1]), disk(5))
     return np.sqrt(colour * colour + texture * texture), np.minimum(energy[0], energy[1])
 
 
@@ -256,8 +257,8 @@ def clean(ratio: np.ndarray) -> tuple[np.ndarray, Box | None]:
     """
     height, width = ratio.shape
     unit = max(height, width) / 1024
-    weak = cv2.morphologyEx((ratio > 1).astype(np.uint8), cv2.MORPH_OPEN, _disk(1.5 * unit))
-    weak = cv2.morphologyEx(weak, cv2.MORPH_CLOSE, _disk(5 * unit))
+    weak = cv2.morphologyEx((ratio > 1).astype(np.uint8), cv2.MORPH_OPEN, disk(1.5 * unit))
+    weak = cv2.morphologyEx(weak, cv2.MORPH_CLOSE, disk(5 * unit))
     count, labels = cv2.connectedComponents(weak, connectivity=8)
     flat = labels.ravel()
     size = np.bincount(flat, minlength=count)
@@ -335,8 +336,3 @@ def _tiles(values: np.ndarray, how: Callable[..., np.ndarray], side: int = 8) ->
         return np.atleast_2d(how(values))
     cut = values[:height, :width].reshape(height // side, side, width // side, side)
     return how(how(cut, axis=3), axis=1)
-
-
-def _disk(radius: float) -> np.ndarray:
-    r = max(1, round(radius))
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ugaf.imaging.planes import disk
+
 PSNR_CAP = 100.0
 """Peak signal-to-noise ratio, in dB, that stands for identical pixels."""
 
@@ -215,7 +217,7 @@ def _step(light: np.ndarray, reach: int, axis: int) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray, by: int) -> np.ndarray:
-    return cv2.dilate(mask.astype(np.uint8), _disk(by)).astype(bool)
+    return cv2.dilate(mask.astype(np.uint8), disk(by)).astype(bool)
 
 
 def _band(mask: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -228,7 +230,3 @@ def _band(mask: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 def _contour_length(mask: np.ndarray) -> int:
     return int((mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)).sum())
-
-
-def _disk(radius: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

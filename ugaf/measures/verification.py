@@ -18,6 +18,7 @@ import numpy as np
 
 from ugaf.imaging import boxes
 from ugaf.imaging.boxes import Box
+from ugaf.imaging.planes import disk
 from ugaf.measures import quality
 from ugaf.measures.change import difference, to_lab
 
@@ -157,7 +158,7 @@ def background_changed(evidence: Evidence, thing: np.ndarray | None) -> Verdict:
     """A background edit: the object kept (PSNR in its eroded mask), the surround changed."""
     if thing is None:
         return Verdict(None, "the object's mask is unknown, so object and background cannot be told apart")
-    margin = _disk(max(2, round(0.008 * max(evidence.shape))))
+    margin = disk(max(2, round(0.008 * max(evidence.shape))))
     core = cv2.erode(thing.astype(np.uint8), margin).astype(bool)
     around = ~cv2.dilate(thing.astype(np.uint8), margin).astype(bool)
     if not core.any() or not around.any():
@@ -253,7 +254,7 @@ def changed_enough(evidence: Evidence, pixels: np.ndarray, box: Box) -> Verdict:
 def fill(pixels: np.ndarray, box: Box) -> np.ndarray:
     """The changed pixels with gaps closed, inside the box."""
     reach = max(1, round(0.02 * max(box[2] - box[0], box[3] - box[1])))
-    closed = cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_CLOSE, _disk(reach)).astype(bool)
+    closed = cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_CLOSE, disk(reach)).astype(bool)
     return closed & boxes.to_mask([box], *pixels.shape)
 
 
@@ -286,7 +287,3 @@ def _around_curve(lab: np.ndarray) -> float:
     count = np.maximum(np.bincount(bins, minlength=20), 1)
     means = np.stack([np.bincount(bins, weights=colours[:, axis], minlength=20) / count for axis in (0, 1)], axis=1)
     return float(np.median(np.linalg.norm(colours - means[bins], axis=1)))
-
-
-def _disk(radius: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

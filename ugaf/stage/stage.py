@@ -10,13 +10,13 @@ what a row raises, and stores the outcome.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from ugaf.base import chance
 from ugaf.base.failure import Failure as Failure
 from ugaf.base.failure import RowError as RowError
 from ugaf.base.failure import each
@@ -218,5 +218,4 @@ class Stage:
         """A generator seeded by the run's seed, the stage and the row, so that the same run gives the same bytes."""
         if not self.seeded:
             raise TypeError(f"{type(self).__name__} uses rng but is not `seeded`: its fingerprint would lack the seed")
-        text = f"{self.seed}/{self.name}/{row.id}/{purpose}"
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
+        return np.random.default_rng(chance.number(f"{self.seed}/{self.name}/{row.id}/{purpose}", 16, "little"))

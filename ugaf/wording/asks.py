@@ -7,13 +7,13 @@ A task offers *slots*, the different ways it could be done in this photograph (a
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ugaf.base import chance
 from ugaf.imaging import boxes
 from ugaf.wording import colours, params
 from ugaf.wording.naming import Facts
@@ -71,6 +71,12 @@ class Ask:
     size: tuple[int, int] = (1, 1)
     operations: tuple[Ask, ...] = ()
 
+
+WEIGHTS: dict[str, float] = {
+    "recolor": 14, "remove": 12, "add": 12, "replace": 10, "style": 9, "material": 9, "background": 9, "tone": 7,
+    "text": 7, "restore": 5, "hybrid": 6,
+}  # fmt: skip
+"""Of the tasks of `Options`, by default."""
 
 DonorOf = Callable[[int], Donor | None]
 """From an object's position to its donor, if there is one."""
@@ -245,8 +251,7 @@ def fits(sides: np.ndarray, target: tuple[int, int]) -> np.ndarray:
 
 def rank(seed: int, target: str, donor: str) -> float:
     """Rendezvous hash of two photographs, in (0, 1]: the highest wins, so that a new photograph moves few choices."""
-    digest = hashlib.sha256(f"{seed}/{target}/{donor}".encode()).digest()
-    return (int.from_bytes(digest[:6], "little") + 1) / 2**48
+    return (chance.number(f"{seed}/{target}/{donor}", 6, "little") + 1) / 2**48
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:

@@ -6,9 +6,9 @@ marked; it decides what to ask for. It is given all photographs of a batch at on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ugaf.stage import Failure
 from ugaf.wording.layout import Layout, Plan
@@ -58,11 +58,10 @@ class Composed:
 
 @runtime_checkable
 class Composer(Protocol):
-    """tasks: what it offers (of `layout.TASKS`), with its default weights."""
+    """One that offers not all of `layout.offered`, or with other default weights, says so by a mapping `tasks`."""
 
     name: str
     version: int
-    tasks: ClassVar[Mapping[str, float]]
 
     @property
     def writer(self) -> str:

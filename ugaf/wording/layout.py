@@ -17,18 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ugaf.base import tasks
 from ugaf.imaging import boxes
 from ugaf.wording import sampling
 from ugaf.wording.places import PHRASES, Place
 from ugaf.wording.scene import LEAST, MAX_TARGET, MIN_SIDE, SURE_OF_LARGE, checked_box
 
-TASKS = ("add", "remove", "replace", "recolor", "material", "style", "text", "background", "motion", "hybrid")
-"""Every edit of a vision-language writer belongs to a box (FineEdit, section 3.1). What has none is not among its
-tasks: a new tone for the whole picture, and restoration, whose source no instruction can make."""
-ONE_RESULT = frozenset({"remove"})
-"""Tasks that can be done to an object in one way only: a second instruction would ask for the same picture."""
-ANYWHERE = frozenset({"background"})
-"""Tasks that change what is outside of the marked box: their edits have no target box, as a global edit has none."""
 BACKGROUND = (0.05, 0.6)
 """Box area (share of the image) of an object whose background is changed."""
 USED, UNLIKELY = 0.2, 0.1
@@ -66,6 +60,14 @@ BORDER = 0.03
 """Share of the shorter side that regions leave free at the image's borders."""
 
 
+def offered() -> dict[str, float]:
+    """The tasks of edits that belong to a box, as every edit of a vision-language writer does (FineEdit, section 4.1),
+    with their default weights. What has none is not among them: a new tone for the whole picture, and restoration,
+    whose source no instruction can make.
+    """
+    return {task.name: task.weight for task in tasks.TASKS.values() if task.weight > 0}
+
+
 @dataclass(frozen=True)
 class Target:
     """An object. position: in the column `objects`. label: the detector's, "" if it gives none. score: 0..1."""
@@ -87,8 +89,8 @@ class Plan:
 
     @property
     def boxes(self) -> tuple[boxes.Box, ...]:
-        """The edit's target boxes."""
-        return () if self.task in ANYWHERE else self.marked
+        """The edit's target boxes; none where it changes what is outside of the marked one."""
+        return () if tasks.of(self.task).whole else self.marked
 
 
 class Layout:
@@ -118,7 +120,7 @@ class Layout:
     def slots(self) -> dict[str, list[Hashable]]:
         """The ways in which each task could be done: positions of objects, pairs of them, numbers of regions."""
         of = {target.position: target for target in self.targets}
-        slots: dict[str, list[Hashable]] = {task: list(of) for task in TASKS}
+        slots: dict[str, list[Hashable]] = {task: list(of) for task in offered()}
         slots["add"] = list(range(len(self.regions)))
         slots["background"] = [p for p, target in of.items() if BACKGROUND[0] <= target.place.area <= BACKGROUND[1]]
         pairs = combinations(of.values(), 2)
@@ -149,12 +151,12 @@ def choose(
 ) -> list[tuple[Plan, int]]:
     """Plans, each with the number of instructions to ask for, that add up to `edits` if the layout allows as many.
 
-    Edits are shared out in portions of `each`: one request for so many instructions, or for a task of ONE_RESULT so
+    Edits are shared out in portions of `each`: one request for so many instructions, or for a task of one result so
     many requests, about different objects, for one. So the shares of the weights hold over edits
     (`sampling.allocate`). An image gets different tasks; one has a second portion only where all have one.
 
     Args:
-        weights: by task, of TASKS.
+        weights: by task, of `offered`.
         each: instructions of one request at most.
     """
     each = min(each, edits)
@@ -164,17 +166,17 @@ def choose(
     used: list[int] = []
     missing, rounds = edits, 1
     while missing > 0 and any(free[task] for task, weight in weights.items() if weight > 0):
-        left = {task: -(-len(free[task]) // each) if task in ONE_RESULT else len(free[task]) for task in weights}
+        left = {task: -(-len(free[task]) // each) if tasks.of(task).one_result else len(free[task]) for task in weights}
         room = {task: min(left[task], rounds - portions[task]) for task in weights}
         counts = sampling.allocate(weights, room, -(-missing // each), rng)
         if not counts:
             rounds += 1
             continue
-        tasks = [task for task, count in counts.items() for _ in range(count)]
-        for task in (tasks[i] for i in rng.permutation(len(tasks))):
+        order = [task for task, count in counts.items() for _ in range(count)]
+        for task in (order[i] for i in rng.permutation(len(order))):
             portions[task] += 1
             wanted = min(each, missing)
-            for number in [1] * wanted if task in ONE_RESULT else [wanted]:
+            for number in [1] * wanted if tasks.of(task).one_result else [wanted]:
                 if not free[task]:
                     break
                 slot = _draw(free[task], [layout.weight(task, slot, used) for slot in free[task]], rng)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ugaf.base import tasks
+
 Style = Literal["pencil sketch", "oil painting", "watercolour", "cartoon", "pixel art", "pointillism"]
 Material = Literal["wood", "marble", "gold", "chrome", "knitted wool", "denim", "brick", "glass mosaic"]
 Background = Literal["blurred", "greyscale", "studio white", "studio gradient", "sunset sky", "starry night"]
@@ -109,9 +111,7 @@ MODELS: dict[str, type[Params]] = {
     "text": TextParams, "restore": RestoreParams, "hybrid": HybridParams,
 }  # fmt: skip
 TASKS: tuple[str, ...] = tuple(MODELS)
-INVERTED = frozenset({"add", "restore"})
-"""Tasks whose target is the photograph: the editor makes the source."""
-LOCAL = frozenset({"recolor", "remove", "add", "replace", "style", "material"})
+LOCAL = frozenset(task for task, model in MODELS.items() if "object" in model.model_fields and not tasks.of(task).whole)
 """Tasks that change one object and nothing else."""
 
 

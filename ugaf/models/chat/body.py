@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from typing import Any
 
 import cv2
 
+from ugaf.base import chance
 from ugaf.imaging import images
 from ugaf.models.chat.schemas import json_schema
 from ugaf.models.chat.types import ChatRequest, Message, Picture, Sampling
@@ -45,9 +45,7 @@ def reseeded(body: dict[str, Any], seed: int, attempt: int) -> dict[str, Any]:
 
 def seed_of(seed: int, attempt: int) -> int:
     """0..2^31-1 for attempts after the first, so that any server takes it."""
-    if attempt == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/{attempt}".encode()).digest()[:4], "big") >> 1
+    return chance.seed(f"{seed}/{attempt}") if attempt else seed
 
 
 def data_url(picture: Picture) -> str:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from ugaf.base import tasks
 from ugaf.imaging import blending, boxes, registration
 from ugaf.imaging.boxes import Box
 from ugaf.models.editors.interface import Edit, EditError, EditRequest
@@ -34,9 +35,6 @@ from ugaf.stage import Settings
 from ugaf.wording.places import PHRASES, WIDE, Place
 
 Way = Literal["words", "crop", "inpaint", "boxes", "whole"]
-
-GLOBAL_TASKS = frozenset({"background", "tone", "restore"})
-"""Tasks that change the picture as a whole: a box of theirs says what they are about, not where they end."""
 
 LARGEST_CROP = 0.8
 """A crop that covers more of the photograph than this is no crop: the whole picture is edited."""
@@ -248,7 +246,7 @@ _SYNONYMS = {
 
 def _targets(request: EditRequest, width: int, height: int) -> list[Box]:
     """The request's boxes inside the photograph; none for a task of the whole picture."""
-    if request.task in GLOBAL_TASKS:
+    if tasks.of(request.task).whole:
         return []
     clipped = [boxes.clip(box, width, height) for box in request.boxes]
     targets = [box for box in clipped if boxes.area(box)]

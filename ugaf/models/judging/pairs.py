@@ -7,7 +7,6 @@ way, and no more.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +14,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from ugaf.base import chance
 from ugaf.imaging import boxes, images
 from ugaf.imaging.boxes import Box
 from ugaf.imaging.registration import on_one_grid
@@ -66,7 +66,7 @@ def prepare(row: Row, side: int) -> Pair:
 
 def seed_of(id: str, purpose: str = "") -> int:
     """A seed, 0..2^31 - 1, that follows from a row's id (and a purpose): the same in every run."""
-    return int.from_bytes(hashlib.sha256(f"{id}/{purpose}".encode()).digest()[:4], "little") >> 1
+    return chance.seed(f"{id}/{purpose}", "little")
 
 
 def scaled(box: Sequence[float], size: tuple[int, int], shape: tuple[int, int]) -> Box:

@@ -11,23 +11,17 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from ugaf.base import tasks
 from ugaf.base.failure import Failure, each
 from ugaf.measures import quality
 from ugaf.models.scorers.interface import Pair, Scores
-
-SMOOTH_TASKS = frozenset({"style", "background", "tone"})
-"""Tasks whose result may rightly be smoother than its source inside the change (oil paint, a blurred backdrop)."""
-
-
-SEAMLESS_TASKS = frozenset({"tone", "restore", "text"})
-"""Tasks whose change has no border (the whole image) or rightly a hard one (lettering)."""
 
 
 class MeasureScorer:
     """Engine "measures": quality = 10 (1 - artifacts)(1 - seams) 2^-sharpness_loss.
 
     See `ugaf.measures.quality` for each term. A change of the whole image has no border, and strokes of lettering are
-    hard steps by nature: seams are 0 for SEAMLESS_TASKS and where over 90 % changed. For restore, lost sharpness is
+    hard steps by nature: seams are 0 for tasks without them and where over 90 % changed. For restore, lost sharpness is
     measured but not counted in the quality, since noise that goes is measured as fine detail that goes.
     """
 
@@ -48,8 +42,9 @@ class MeasureScorer:
     def _one(self, pair: Pair) -> Scores:
         before, after = quality.lightness(pair.source), quality.lightness(pair.edited)
         flaws = quality.artifacts(pair.source, pair.edited, (before, after), pair.mask)
-        seamless = pair.task in SEAMLESS_TASKS or pair.mask.mean() > 0.9
+        task = tasks.of(pair.task)
+        seamless = task.seamless or pair.mask.mean() > 0.9
         seams = 0.0 if seamless else quality.seams(before, after, pair.mask)
-        loss = quality.sharpness_loss(before, after, pair.mask, pair.task not in SMOOTH_TASKS)
-        total = 10 * (1 - flaws) * (1 - seams) * (1.0 if pair.task == "restore" else 2.0**-loss)
+        loss = quality.sharpness_loss(before, after, pair.mask, not task.smooth)
+        total = 10 * (1 - flaws) * (1 - seams) * (1.0 if task.denoises else 2.0**-loss)
         return {"quality": total, "artifacts": flaws, "seams": seams, "sharpness_loss": loss}

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ugaf import stage
+from ugaf.base import tasks
 from ugaf.base.needs import Needs
 from ugaf.imaging import images, marks
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, chat_needs, open_chat
@@ -27,7 +28,6 @@ from ugaf.models.screeners.rules import Edit
 from ugaf.models.servers import Servers
 from ugaf.stage import Failure, prompts
 from ugaf.stage.engines import ServerName
-from ugaf.wording import params
 from ugaf.wording.layout import where
 from ugaf.wording.places import Place
 
@@ -120,7 +120,7 @@ def facts(edit: Edit) -> str:
         told = prompts.quoted(caption, "caption", CAPTION)
         lines.append(f"Caption that came with the photograph, which may be wrong: {told}")
     lines.append(f"Kind of edit: {edit.task}.")
-    if edit.params is not None and edit.task in params.INVERTED:
+    if edit.params is not None and tasks.of(edit.task).inverted:
         lines.append("What is said here of the photograph is how it looks after the edit; before it, it did not.")
     if target := (edit.row["target"] or "").strip():
         lines.append(f"Target, as its writer calls it: {prompts.quoted(target, 'target')}")

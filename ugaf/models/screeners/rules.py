@@ -18,26 +18,20 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
+from ugaf.base import tasks
 from ugaf.imaging import boxes, images
 from ugaf.imaging.boxes import Box
 from ugaf.models.screeners.faces import Faces
 from ugaf.stage import Row, RowError
-from ugaf.wording import colours, layout, params, tones
+from ugaf.wording import colours, params, tones
 
 SIDE = 480
 """Longer side, pixels, at which faces are looked for."""
 
-ALTERING = frozenset({"recolor", "replace", "style", "material"})
-"""Tasks that make another face of a face."""
-WHOLE = ALTERING - {"recolor"}
-"""The same for edits that are known by their words and box: a new colour in a person's box may be the shirt's."""
-ERASING = frozenset({"remove", "add"})
-"""Tasks that take a person away as a whole (fine), or a head from its body (not)."""
 FACE_OF_BOX = 0.2
 """A face that takes more of a box is what the box is about; one that takes less belongs to a whole person."""
 NEW_SURROUNDINGS = frozenset({"studio white", "studio gradient", "sunset sky", "starry night"})
 """Backgrounds that paint over what is not the kept object."""
-TASKS = frozenset({*params.TASKS, *layout.TASKS})
 
 UNSAFE = frozenset(
     {
@@ -203,7 +197,7 @@ class Rules:
                 covered = boxes.intersection(box, face) / boxes.area(face)
                 if covered <= self._limits.max_face_share:
                     continue
-                if edit.task in WHOLE:
+                if tasks.of(edit.task).face == "repainted":
                     return "face", f"{edit.task} alters {covered:.2f} of the face {list(face)}"
                 if boxes.area(face) > FACE_OF_BOX * boxes.area(box):
                     return "face", f"{edit.task} concerns the face {list(face)}, not a person"
@@ -215,10 +209,10 @@ class Rules:
             covered = boxes.intersection(values["box"], face) / boxes.area(face)
             return f"text covers {covered:.2f} of the face {list(face)} > {limit:g}" if covered > limit else None
         position = int(values["object"])
-        covered = _covered(edit, position, face)
-        if task in ALTERING and covered > limit:
+        covered, face_is = _covered(edit, position, face), tasks.of(task).face
+        if face_is in ("altered", "repainted") and covered > limit:
             return f"{task} alters {covered:.2f} of the face {list(face)} > {limit:g}"
-        if task in ERASING and covered > limit and boxes.area(face) > FACE_OF_BOX * boxes.area(edit.box(position)):
+        if face_is == "erased" and covered > limit and boxes.area(face) > FACE_OF_BOX * boxes.area(edit.box(position)):
             return f"{task} concerns the face {list(face)}, not a person"
         if task == "background" and values["background"] in NEW_SURROUNDINGS and 1 - covered > max(limit, 0.3):
             return f"the new background covers {1 - covered:.2f} of the face {list(face)}"
@@ -264,7 +258,7 @@ def _bad_params(edit: Edit, values: dict[str, Any]) -> str | None:
 
 
 def _unknown(edit: Edit) -> str | None:
-    if edit.task not in TASKS:
+    if edit.task not in tasks.TASKS:
         return f"unknown task {edit.task!r}"
     for box in edit.boxes:
         if boxes.clip(box, *edit.size) != box or not boxes.area(box):

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from ugaf import stage
+from ugaf.base import tasks
 from ugaf.base.failure import Failure, RowError, each
 from ugaf.measures import verification
 from ugaf.measures.verification import Evidence, Verdict, worst
 from ugaf.models.judging.pairs import Pair
 from ugaf.models.verifiers.interface import Case, Verification
-
-GLOBAL_TASKS = frozenset({"tone", "background", "restore", "style"})
 
 
 class RuleVerifier:
@@ -54,7 +53,7 @@ class RuleVerifier:
             return verification.restored(evidence, params["degradation"])
         if task == "background" and "object" in params:
             return verification.background_changed(evidence, case.object_mask(int(params["object"])))
-        if not case.pair.boxes and task in GLOBAL_TASKS:
+        if not case.pair.boxes and tasks.of(task).scope == "global":
             return Verdict(None, f"a {task} edit of the whole image without known parameters: no rule measures it")
         return worst([kept, present])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -43,11 +43,6 @@ class VLMWriter:
 
     name = "vlm"
     version = 1
-    tasks: ClassVar[Mapping[str, float]] = {
-        "add": 14, "remove": 14, "replace": 14, "recolor": 12, "material": 9, "style": 7, "text": 8, "background": 8,
-        "motion": 6, "hybrid": 8,
-    }  # fmt: skip
-    """Default weights, ours: FineEdit publishes none. Its benchmark's tasks (add, remove, replace) get the most."""
 
     class Settings(Settings):
         server: ServerName = Field(description="Entry of `models:` that answers: a vision-language model.")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from ugaf.base import tasks
 from ugaf.base.errors import nearest
 from ugaf.base.failure import Failure, attempt
 from ugaf.imaging import blending
@@ -45,9 +46,6 @@ OPERATIONS: dict[str, Callable[[Scene, Mapping[str, Any]], Layer]] = {
     "restore": degrade,
 }
 """What paints each task. `text` with operation "replace" and `hybrid` are put together in `TemplateEditor`."""
-
-INVERTED = frozenset({"add", "restore"})
-"""Tasks whose target is the photograph: the operation makes the source."""
 
 UNBOUNDED = frozenset({"tone", "restore"})
 """Tasks that may change any pixel: their mask is None."""
@@ -103,10 +101,10 @@ class TemplateEditor:
             source = None
         self._check_visible(source if source is not None else request.photo, edited, mask, request.task)
         limits = None if request.task in UNBOUNDED else mask
-        tasks = {str(step.get("task")) for step in request.params.get("operations", ())} or {request.task}
-        if request.task == "hybrid" and tasks & UNBOUNDED:
+        steps = {str(step.get("task")) for step in request.params.get("operations", ())} or {request.task}
+        if request.task == "hybrid" and steps & UNBOUNDED:
             limits = None
-        if tasks <= INVERTED:
+        if all(tasks.of(task).inverted for task in steps):
             return Edit(edited, None, limits)
         return Edit(source, edited, limits)
 
@@ -121,11 +119,11 @@ class TemplateEditor:
         steps = request.params.get("operations")
         if not isinstance(steps, list) or len(steps) < 2:
             raise EditError("BadParams", "hybrid needs `operations`: a list of two or more edits")
-        tasks = [str(step.get("task")) for step in steps]
-        if len({task in INVERTED for task in tasks}) > 1:
-            raise EditError("BadParams", f"hybrid cannot mix inverted and direct edits: {', '.join(tasks)}")
+        names = [str(step.get("task")) for step in steps]
+        if len({tasks.of(task).inverted for task in names}) > 1:
+            raise EditError("BadParams", f"hybrid cannot mix inverted and direct edits: {', '.join(names)}")
         picture, mask = request.photo, np.zeros(request.photo.shape[:2], dtype=bool)
-        for task, step in zip(tasks, steps, strict=True):
+        for task, step in zip(names, steps, strict=True):
             after, changed = self._paint(scene.on(picture), task, step)
             self._check_visible(picture, after, changed, task)
             picture, mask = after, mask | changed
@@ -141,4 +139,4 @@ class TemplateEditor:
             raise EditError("NoVisibleChange", f"{reason} on average (least: {least:g})")
 
 
-__all__ = ["INVERTED", "OPERATIONS", "TASKS", "UNBOUNDED", "TemplateEditor"]
+__all__ = ["OPERATIONS", "TASKS", "UNBOUNDED", "TemplateEditor"]
