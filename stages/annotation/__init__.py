@@ -1,1 +1,1 @@
-"""Annotation: boxes, edit instructions, and the screening of both (FineEdit section 4.2)."""
+"""Annotation: boxes, edit instructions, and the screening of both (FineEdit section 4.1)."""

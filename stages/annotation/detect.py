@@ -1,7 +1,7 @@
 """Finds the objects of a photograph: boxes, scores, and masks where the detector has them.
 
 The detector is named by a setting; the embedded one, `proposals`, is class-agnostic and needs no weights. Boxes that no
-local edit could use are left out here: too small, too large (FineEdit, section 3.1, drops extreme box ratios; ImgEdit
+local edit could use are left out here: too small, too large (FineEdit, section 4.1, drops extreme box ratios; ImgEdit
 keeps objects of 1 to 60 % of the image), too elongated, of classes that are not wanted, or scored below the threshold,
 which belongs to the detector: FineEdit's 0.7 is on the scale of Co-DETR.
 """

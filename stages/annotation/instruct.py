@@ -1,6 +1,6 @@
 """Chooses edits for a photograph and says them: one photograph in, several (task, object, instruction) out.
 
-FineEdit (section 3.1, "Data Annotation") lets a vision-language model write instructions from the box-annotated image.
+FineEdit (section 4.1, "Data Annotation") lets a vision-language model write instructions from the box-annotated image.
 Sampling proportions the edits over the tasks; who says them, a setting tells:
 
 - A `Writer` (templates) only puts into words. *What* is asked is apart: `ugaf.wording.asks` finds the edits that the

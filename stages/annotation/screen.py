@@ -1,6 +1,6 @@
 """Drops edits that no sensible person would ask for, each with its reason, before anything is paid for.
 
-FineEdit (section 3.1) lets a language model screen the instructions for unreasonable edits, inappropriate manipulation
+FineEdit (section 4.1) lets a language model screen the instructions for unreasonable edits, inappropriate manipulation
 of people and safety violations. Here rules that need no model come first, whoever screens after them: an edit that
 would change nothing, a local edit of nearly the whole image, a target too small to see, a face that would be altered,
 words that do not belong in a training set. What they let through is the `screener`'s, by default nobody's. The stage

@@ -1,6 +1,6 @@
 """Is the photograph colourful, sharp, well exposed, clean and not empty? Fourteen numbers from one small decode of it.
 
-FineEdit (arXiv 2604.10954, section 4, Data Curation) drops photographs of poor saturation, poor clarity or low RGB
+FineEdit (arXiv 2604.10954, section 4.1, Data Curation) drops photographs of poor saturation, poor clarity or low RGB
 entropy; FireRed-Image-Edit (section 2.2.2) judges by brightness, contrast, texture, noise and the like. The formulas
 are in `ugaf.measures.photometry` and `ugaf.measures.artifacts`; where the default limits come from is in
 docs/stages.md.

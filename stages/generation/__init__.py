@@ -1,1 +1,1 @@
-"""Generation: the edits themselves (FineEdit section 4.3, FireRed's template synthesis)."""
+"""Generation: the edits themselves (FineEdit section 4.1, FireRed's template synthesis)."""

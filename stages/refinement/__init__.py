@@ -1,1 +1,1 @@
-"""Refinement: four sequential checks that a pair must pass (FineEdit section 4.4)."""
+"""Refinement: four sequential checks that a pair must pass (FineEdit section 4.1)."""

@@ -1,4 +1,4 @@
-"""Refinement 1: is the change where it was asked for? (FineEdit, arXiv 2604.10954, sec. 3, step one of refinement.)
+"""Refinement 1: is the change where it was asked for? (FineEdit, arXiv 2604.10954, section 4.1: step one.)
 
 The change mask is measured from the pair alone (`ugaf.measures.change`), without a look at the target box, and then
 compared with it.

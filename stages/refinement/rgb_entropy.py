@@ -1,4 +1,4 @@
-"""Refinement 2: is there anything in the picture? (FineEdit, arXiv 2604.10954, sec. 3, RGBE.)
+"""Refinement 2: is there anything in the picture? (FineEdit, arXiv 2604.10954, section 4.1, RGBE.)
 
 Editors sometimes answer with a blank, a nearly monochrome or a flat image; its RGB entropy gives it away.
 """

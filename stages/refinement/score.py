@@ -1,4 +1,4 @@
-"""Refinement 4: quality of the edited image, against artifacts (FineEdit, arXiv 2604.10954, sec. 3: EditScore).
+"""Refinement 4: quality of the edited image, against artifacts (FineEdit, arXiv 2604.10954, section 4.1: EditScore).
 
 The embedded scorer "measures" measures seams, artifacts and lost sharpness; "editscore" asks a served model.
 """

@@ -1,4 +1,4 @@
-"""Refinement 3: was it done, and was the rest left alone? (FineEdit, arXiv 2604.10954, sec. 3: two-scale verification.)
+"""Refinement 3: was it done, and was the rest left alone? (FineEdit, arXiv 2604.10954, section 4.1: two scales.)
 
 The paper asks a vision-language model: engine "vlm". The embedded verifier "rules" asks measurements
 (`ugaf.measures.verification`) and cannot read meaning. Which of them it was says the column `verifier`. Fidelity

@@ -1,4 +1,4 @@
-"""Where did the edited image really change? FineEdit's first refinement step (arXiv 2604.10954, sec. 3).
+"""Where did the edited image really change? FineEdit's first refinement step (arXiv 2604.10954, section 4.1).
 
 A plain difference is useless on pairs made by a diffusion editor: it redraws fine texture everywhere, drifts in colour
 and leaves resampling residue at every edge. So the difference of each pixel is compared with what this very pair shows

@@ -5,7 +5,7 @@ tone, colour and detail; `ugaf.measures.artifacts` those of what recording and s
 brightness, contrast and saturation depend on the size of the image: compare values only between images that were
 reduced to the same longer side (`images.decode(data, side)`). `measure` computes any of them over shared planes.
 
-FineEdit (arXiv 2604.10954, section 4) and FireRed-Image-Edit (section 2.2.2) name descriptors and publish neither
+FineEdit (arXiv 2604.10954, section 4.1) and FireRed-Image-Edit (section 2.2.2) name descriptors and publish neither
 formulas nor thresholds; the formulas here are stated with their own sources.
 """
 

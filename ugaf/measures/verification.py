@@ -1,6 +1,6 @@
 """Rules that check a pair against its task by measurement: was the asked-for change made, and was the rest left alone?
 
-Two scales as in FineEdit (arXiv 2604.10954, sec. 3, refinement (c)): global, the coherence of the whole image, and
+Two scales as in FineEdit (arXiv 2604.10954, section 4.1, refinement (c)): global, the coherence of the whole image, and
 local, the crop of the target box. Each check gives a score on 1..5 with a sentence that quotes what was measured. What
 cannot be measured for a task is not scored: the score is None and the sentence says why.
 

@@ -1,6 +1,6 @@
 """Engine "llm": a language model looks at an edit that no rule has turned down.
 
-FineEdit (section 3.1, "Data Annotation") has Qwen3-32B, thinking, screen the instructions for unreasonable edits,
+FineEdit (section 4.1, "Data Annotation") has Qwen3-32B, thinking, screen the instructions for unreasonable edits,
 inappropriate manipulation of people and safety violations. It reads words alone: the instruction, and what is known of
 the photograph and of the target's box. With `image`, a vision-language model is shown the photograph too.
 """

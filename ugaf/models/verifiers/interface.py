@@ -1,4 +1,4 @@
-"""What a verifier is: a finished pair in, FineEdit's two scales out (arXiv 2604.10954, sec. 3, refinement (c)):
+"""What a verifier is: a finished pair in, FineEdit's two scales out (arXiv 2604.10954, section 4.1, refinement (c)):
 global, was the instruction carried out in a coherent image, and local, the same question about the target box.
 """
 

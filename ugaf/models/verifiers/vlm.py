@@ -70,7 +70,7 @@ class Judgement(BaseModel):
 
 
 class VLMVerifier:
-    """Engine "vlm": a served vision-language model judges each pair twice (FineEdit, sec. 3: Qwen3-VL-32B).
+    """Engine "vlm": a served vision-language model judges each pair twice (FineEdit, section 4.1: Qwen3-VL-32B).
 
     Global pass: both images and the instruction. Local pass: both crops around a target box with a margin, the box
     framed; one request for each box, of which the worst counts, or one for all of them together where there are more

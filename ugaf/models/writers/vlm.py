@@ -1,6 +1,6 @@
 """A vision-language model writes the instructions from the photograph with a box drawn on it, and the box's crop.
 
-FineEdit (section 3.1, "Data Annotation") has InternVL3-38B write fine-grained instructions from the box-annotated
+FineEdit (section 4.1, "Data Annotation") has InternVL3-38B write fine-grained instructions from the box-annotated
 image. Here each request is about one task and one marked object (two for `hybrid`, a free region for `add`), and asks
 for a few instructions that differ in what they ask for. The model first says what it sees and whether the edit makes
 sense at all; one that does not is declined, and nothing is made up in its place.
