@@ -1,3 +1,4 @@
+# ruff: noqa: ARG003
 """Small stages for testing the engine: quick, countable, and able to misbehave."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from ugaf.stage import Failure, Outcome, Row, RowError, Settings, Stage
+from ugaf.stage import Failure, Needs, Outcome, Row, RowError, Settings, Stage, WholeRunStage
 from ugaf.stage.whole import RunRows
 
 
@@ -57,12 +58,15 @@ class Double(Stage):
 
     reads = ("mean",)
     writes = pa.schema([pa.field("double", pa.float64())])
-    batch_rows: ClassVar[int] = 3
 
     class Settings(Settings):
         trace: str = ""
         raise_above: float = 1e9
         misfit_above: float = 1e9
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        return Needs(batch_rows=3)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         for row in rows:
@@ -84,7 +88,6 @@ class Halves(Stage):
     writes = pa.schema(
         [pa.field("side", pa.string()), pa.field("half_mean", pa.float64()), pa.field("donor", pa.string())]
     )
-    fans_out = True
     identity = ("side",)
 
     class Settings(Settings):
@@ -137,7 +140,7 @@ class Flip(Stage):
         }
 
 
-class Twins(Stage):
+class Twins(WholeRunStage):
     """Compares the rows of the whole run: links each with those of nearly the same mean."""
 
     reads = ("mean",)
@@ -148,7 +151,6 @@ class Twins(Stage):
         ]
     )
     keep: ClassVar[dict[str, Any]] = {"twins": {"distinct": {"where": {"apart": {"max": 0.5}}, "best": ["mean"]}}}
-    whole_run = True
 
     class Settings(Settings):
         trace: str = ""

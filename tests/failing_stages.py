@@ -1,3 +1,4 @@
+# ruff: noqa: ARG003
 """Stages that fail as an author's slip, as broken photographs and as a service do."""
 
 from __future__ import annotations
@@ -5,10 +6,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from ugaf.stage import Outcome, Row, RowError, Settings, Stage, operational
+from ugaf.stage import Needs, Outcome, Row, RowError, Settings, Stage, operational
 
 
 class Failing(Stage):
@@ -16,7 +18,6 @@ class Failing(Stage):
 
     reads = ("image",)
     writes = pa.schema([("bytes", pa.int64())])
-    batch_rows = 4
 
     class Settings(Settings):
         how: str = operational("slip", description="slip, row, service")
@@ -24,6 +25,10 @@ class Failing(Stage):
         only: str = operational("", description="fail only rows whose id begins with one of these characters")
         wait_s: float = operational(0.0, description="seconds that each row takes")
         mended: str = operational("", description="a file: where it is, no row fails")
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        return Needs(batch_rows=4)
 
     def setup(self) -> None:
         self.done = 0

@@ -155,7 +155,7 @@ def measured(case: str, folder: Path) -> dict[str, Stored]:
     written = {INGEST: (pipeline.ingest_fingerprint, ingested)}
     for spec in pipeline.stages:
         levels[spec.name] = "edit" if spec.cls.fans_out else spec.level
-        written[spec.name] = (spec.fingerprint, list(spec.cls.writes.names))
+        written[spec.name] = (spec.fingerprint, list(spec.cls.schema.names))
     found = {}
     for name, (fingerprint, columns) in written.items():
         rows = [row for part in view.rows(levels[name], columns) for row in part.to_pylist()]

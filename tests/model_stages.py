@@ -44,7 +44,6 @@ class Lanes(Stage):
     reads = ("engine", "image")
     writes = pa.schema([("done_by", pa.string()), ("process", pa.int64())])
     lane_column = "engine"
-    batch_rows = 2
 
     class Settings(Settings):
         trace: str = ""
@@ -57,7 +56,7 @@ class Lanes(Stage):
 
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:
-        return Needs(cpus=0.2)
+        return Needs(cpus=0.2, batch_rows=2)
 
     def process(self, row: Row) -> Outcome:
         note(self.settings.trace, "lanes", row.id)
@@ -73,7 +72,6 @@ class Waits(Stage):
 
     reads = ("image",)
     writes = pa.schema([("together", pa.int64())])
-    batch_rows = 4
 
     class Settings(Settings):
         fragments: int = operational(3)
@@ -87,7 +85,7 @@ class Waits(Stage):
 
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:
-        return Needs(own_pool=True, cpus=0.2, fragments=settings.fragments)
+        return Needs(own_pool=True, cpus=0.2, fragments=settings.fragments, batch_rows=4)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         for row in rows:
@@ -111,11 +109,14 @@ class Stops(Stage):
 
     reads = ("image",)
     writes = pa.schema([("fine", pa.bool_())])
-    batch_rows = 1
 
     class Settings(Settings):
         folder: str = operational("", description="where calls are counted; a file `back` in it: the server is back")
         after: int = operational(3)
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        return Needs(batch_rows=1)
 
     def process(self, row: Row) -> Outcome:
         note(self.settings.folder, "stops", row.id)
@@ -181,13 +182,14 @@ class Slow(Stage):
 
     reads = ("image",)
     writes = pa.schema([("slow", pa.float64())])
-    batch_rows = 2
-    own_pool = True
-    cpus = 0.3
 
     class Settings(Settings):
         trace: str = ""
         seconds: float = operational(0.02)
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> Needs:
+        return Needs(own_pool=True, cpus=0.3, batch_rows=2)
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Outcome]:
         time.sleep(self.settings.seconds * len(rows))

@@ -55,6 +55,7 @@ class FakeView:
         self.name, self.about = name, "A demo & a test"
         own = {column for stage in stages if stage.level == "image" for column in stage.columns} - set(FANNED_OUT)
         self.pipeline = SimpleNamespace(
+            free_text=frozenset({"instruction", "caption", "params", "screen_detail", "global_reason", "local_reason"}),
             document={"name": name, "description": "A demo & a test"},
             settings=SimpleNamespace(export=SimpleNamespace(balance=None), quantiles=SimpleNamespace(source="run")),
             is_base_column=lambda column: column in own or "image" not in tables,

@@ -30,7 +30,7 @@ def photometric(data: bytes, **settings: Any) -> Mapping[str, Any]:
     stage = Photometric("curation.photometric", Photometric.Settings(**settings))
     (outcome,) = stage([Row("0" * 32, {"image": data})])
     assert isinstance(outcome, Mapping), outcome
-    assert list(outcome) == stage.writes.names
+    assert list(outcome) == stage.schema.names
     return outcome
 
 
@@ -151,9 +151,9 @@ def test_descriptors_that_are_not_asked_for_are_null_and_break_no_rule(
 def test_the_order_of_descriptors_changes_nothing() -> None:
     chosen = Photometric.Settings(descriptors=["border", "clarity", "border", "brightness"])
     assert chosen.descriptors == ["clarity", "brightness", "border"]
-    everything = Photometric.Settings(descriptors=sorted(Photometric.writes.names))
+    everything = Photometric.Settings(descriptors=sorted(Photometric.schema.names))
     assert everything == Photometric.Settings()
-    assert everything.descriptors == Photometric.writes.names
+    assert everything.descriptors == Photometric.schema.names
 
 
 def test_unknown_descriptors_are_refused_with_the_nearest_name() -> None:

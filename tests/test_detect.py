@@ -335,7 +335,7 @@ def test_the_stage_writes_real_objects(photos: dict[str, np.ndarray]) -> None:
     stage.setup()
     height, width = photos["coffee"].shape[:2]
     (outcome,) = stage([Row("a" * 32, {"image": images.encode(photos["coffee"]), "width": width, "height": height})])
-    table = pa.Table.from_pylist([dict(outcome)], schema=Detect.writes)
+    table = pa.Table.from_pylist([dict(outcome)], schema=Detect.schema)
     thing = table["objects"][0][0].as_py()
     x1, y1, x2, y2 = thing["box"]
     assert images.decode_mask(thing["mask"]).shape == (y2 - y1, x2 - x1)

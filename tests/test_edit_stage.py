@@ -102,7 +102,7 @@ def test_columns_say_which_side_the_photograph_is(photo: np.ndarray) -> None:
     outcomes = stage_of()(rows)
     for row, outcome in zip(rows, outcomes, strict=True):
         assert isinstance(outcome, dict), outcome
-        assert set(outcome) == set(GenerateEdit.writes.names)
+        assert set(outcome) == set(GenerateEdit.schema.names)
         assert outcome["editor"] == "templates/1"
         assert outcome["edit_way"] is None
         row.values.update(outcome)
@@ -279,7 +279,7 @@ def test_needs_and_fingerprint_are_those_of_the_editors_named() -> None:
     assert (GenerateEdit.needs(mix, "a").gpus, GenerateEdit.needs(mix, "a").models) == (1, ("red",))
     assert (GenerateEdit.needs(mix, "exact").gpus, GenerateEdit.needs(mix, "exact").own_pool) == (0, False)
     assert GenerateEdit.needs(mix).models == ("red", "blue")
-    assert GenerateEdit.needs(GenerateEdit.Settings()) == Needs()
+    assert GenerateEdit.needs(GenerateEdit.Settings()) == Needs(batch_rows=8)
     assert engines.identity(mix)["editors"]["b"] == {"engine": PAINT, "colour": "blue", "version": 3}
     assert engines.identity(mix)["editor"] is None
     assert engines.identity(one)["editor"] == {"engine": PAINT, "colour": "red", "version": 3}

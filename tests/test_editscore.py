@@ -53,7 +53,7 @@ def said(*score: int, reasoning: str = "it is so") -> dict[str, Any]:
 
 def columns(outcome: Outcome) -> dict[str, Any]:
     assert isinstance(outcome, dict), outcome
-    assert set(outcome) == set(Score.writes.names)
+    assert set(outcome) == set(Score.schema.names)
     return outcome
 
 

@@ -114,14 +114,14 @@ def test_registers_match_their_weights(edits: list) -> None:
 
 
 def test_rows_have_the_columns_that_are_promised(edits: list) -> None:
-    table = pa.Table.from_pylist([child for _, child in edits], schema=Instruct.writes)
-    assert set(edits[0][1]) == set(Instruct.writes.names)
+    table = pa.Table.from_pylist([child for _, child in edits], schema=Instruct.schema)
+    assert set(edits[0][1]) == set(Instruct.schema.names)
     assert table.num_rows == len(edits)
     assert set(Instruct.identity) <= set(table.column_names)
 
 
 def test_templates_fill_no_column_of_a_model(edits: list) -> None:
-    of_models = {name for name in Instruct.writes.names if name.startswith("writer_")} | {"instruction_cn"}
+    of_models = {name for name in Instruct.schema.names if name.startswith("writer_")} | {"instruction_cn"}
     assert len(of_models) == 7
     for _, child in edits[:200]:
         assert {name for name, value in child.items() if value is None} - {"donor"} == of_models

@@ -46,11 +46,13 @@ def test_stages_as_json_are_what_the_classes_say(capsys: pytest.CaptureFixture[s
         cls, said = config.stage_class(name), told(capsys, "stages", name)
         assert said["version"] == cls.version
         assert [(column["name"], column["type"]) for column in said["writes"]] == [
-            (field.name, str(field.type)) for field in cls.writes
+            (field.name, str(field.type)) for field in cls.schema
         ]
         assert [setting["name"] for setting in said["settings"]] == list(cls.Settings.model_fields)
         assert said["keep"] == json.loads(json.dumps(dict(cls.keep)))
-        assert {column: tuple(ends) for column, ends in said["ranges"].items()} == dict(cls.ranges)
+        told_of = {column["name"]: (column["about"], column["range"]) for column in said["writes"]}
+        ranges = {name: column.range and list(column.range) for name, column in cls.columns.items()}
+        assert told_of == {name: (column.about, ranges[name]) for name, column in cls.columns.items()}
         defaults = {setting["name"]: setting["default"] for setting in said["settings"]}
         rebuilt = cls.Settings.model_validate({k: v for k, v in defaults.items() if v is not None})
         assert rebuilt == cls.Settings()

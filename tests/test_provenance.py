@@ -36,7 +36,7 @@ XMP = (
 def outcome(data: bytes) -> Mapping[str, Any]:
     (found,) = Provenance("curation.provenance")([Row("0" * 32, {"image": data})])
     assert isinstance(found, Mapping), found
-    assert list(found) == Provenance.writes.names
+    assert list(found) == Provenance.schema.names
     return found
 
 
@@ -283,8 +283,8 @@ def test_camera_and_software(format: str, maker: str, model: str, camera: str | 
 
 
 def test_the_rule_gives_a_reason_that_can_be_read() -> None:
-    table = pa.Table.from_pylist([outcome(saved("PNG")), outcome(png(parameters=RECIPE))], Provenance.writes)
-    (rule,) = rules.parse(Provenance.keep, Provenance.writes, "curation.provenance")
+    table = pa.Table.from_pylist([outcome(saved("PNG")), outcome(png(parameters=RECIPE))], Provenance.schema)
+    (rule,) = rules.parse(Provenance.keep, Provenance.schema, "curation.provenance")
     assert rules.judge([rule], table).tolist() == [-1, 0]
     assert rule.text(True) == "declared_generated True is not False"
 

@@ -44,7 +44,7 @@ def refine(source: np.ndarray, edited: np.ndarray, **values: Any) -> tuple[dict[
     for stage in STAGES:
         outcome = stage([row])[0]
         assert isinstance(outcome, dict), outcome
-        assert set(outcome) == set(stage.writes.names)
+        assert set(outcome) == set(stage.schema.names)
         row.values.update(outcome)
         for column, rule in stage.keep.items():
             value = outcome[column]
@@ -273,7 +273,7 @@ def test_a_row_that_cannot_be_prepared_costs_no_other(photos: dict[str, np.ndarr
     for stage in STAGES[2:]:
         first, second, third = stage([Row("a", dict(values)), broken, Row("b", dict(values))])
         assert first == third
-        assert first == {name: values[name] for name in stage.writes.names}
+        assert first == {name: values[name] for name in stage.schema.names}
         assert "change_mask is 2 x 2, the source 451 x 300: run refinement.change_mask again" in str(second)
 
 

@@ -57,7 +57,7 @@ def plain() -> Row:
 
 def reason(screen: Screen, row: Row) -> str:
     (outcome,) = screen([row])
-    assert set(outcome) == set(Screen.writes.names)
+    assert set(outcome) == set(Screen.schema.names)
     assert (outcome["screen"] == "ok") == (outcome["screen_detail"] is None)
     assert outcome["screener"] == "rules"
     assert {outcome[f"screener_{name}"] for name in ("tokens_in", "tokens_out", "thinking")} == {None}

@@ -23,7 +23,7 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 def measured(rgb: np.ndarray, quality: int = 88) -> Mapping[str, Any]:
     (found,) = Validity("curation.validity")([Row("0" * 32, {"image": images.encode(rgb, "jpeg", quality)})])
     assert isinstance(found, Mapping), found
-    assert list(found) == Validity.writes.names
+    assert list(found) == Validity.schema.names
     return found
 
 

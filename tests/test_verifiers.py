@@ -60,7 +60,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verify]:
 
 def columns(outcome: Outcome) -> dict[str, Any]:
     assert isinstance(outcome, dict), outcome
-    assert set(outcome) == set(Verify.writes.names)
+    assert set(outcome) == set(Verify.schema.names)
     return outcome
 
 

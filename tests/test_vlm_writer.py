@@ -387,7 +387,7 @@ def test_a_batch_is_one_question_to_the_server(make: Callable) -> None:
     assert [len(children) for children in outcomes] == [6] * 9
     assert len(chat.requests) >= 27
     for children in outcomes:
-        assert {tuple(sorted(child)) for child in children} == {tuple(sorted(Instruct.writes.names))}
+        assert {tuple(sorted(child)) for child in children} == {tuple(sorted(Instruct.schema.names))}
 
 
 def test_a_photograph_is_opened_only_when_its_turn_has_come(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,22 +7,24 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ugaf.stage import Stage
-from ugaf.stage.stage import Range
+from ugaf.stage import Column, Stage
 
 
 class First(Stage):
     """Photographs: floats of two sizes, whole numbers, a word."""
 
-    writes = pa.schema(
-        [("a", pa.float64()), ("b", pa.float32()), ("n", pa.int32()), ("word", pa.string()), ("free", pa.float64())]
-    )
+    writes: ClassVar = {
+        "a": float,
+        "b": Column(pa.float32(), "a number", range=(0, None)),
+        "n": Column(pa.int32(), "a whole number", range=(0, 12)),
+        "word": str,
+        "free": float,
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "a": {"min": -0.5, "max": 2.0},
         "word": {"none_of": ["<script>alert(1)</script>"]},
         "n": {"min": 3},
     }
-    ranges: ClassVar[Mapping[str, Range]] = {"n": (0, 12), "b": (0, None)}
 
 
 class Second(Stage):
@@ -36,7 +38,6 @@ class Fan(Stage):
     """Edits of a photograph."""
 
     writes = pa.schema([("task", pa.string())])
-    fans_out = True
     identity = ("task",)
 
 

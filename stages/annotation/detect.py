@@ -40,15 +40,12 @@ class Detect(stage.Stage):
 
     version = 2
     reads = ("width", "height")
-    writes = pa.schema(
-        [
-            ("objects", pa.list_(OBJECT)),
-            ("n_objects", pa.int32()),
-            ("detector", pa.string()),
-        ]
-    )
+    writes: ClassVar = {
+        "objects": stage.Column(pa.list_(OBJECT), "`box`: x1 y1 x2 y2. `label`: class name"),
+        "n_objects": stage.Column(pa.int32(), "how many there are"),
+        "detector": stage.Column(str, "the engine's name"),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"n_objects": {"min": 1}}
-    batch_rows = 8
 
     class Settings(stage.Settings):
         detector: engines.DetectorSpec = Field(
@@ -100,7 +97,7 @@ class Detect(stage.Stage):
     def needs(cls, settings: Settings, lane: str | None = None) -> Needs:
         """Those of the engine, and the photographs unless it does without them."""
         decodes = getattr(engines.engine_class("detector", settings.detector), "reads_image", True)
-        return together([Needs(reads=("image",) if decodes else ()), super().needs(settings, lane)])
+        return together([Needs(reads=("image",) if decodes else ()), super().needs(settings, lane)]).by_rows(8)
 
     def setup(self) -> None:
         self.detector: Detector = engines.build("detector", self.settings.detector, self.servers)

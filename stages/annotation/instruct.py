@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -51,27 +51,24 @@ class Instruct(stage.Stage):
     reads = ("image", "width", "height", "objects")
     # A donor's `image` is read for its colour: the instruction has to say what is put in.
     peers = ("objects", "image", "width", "height")
-    writes = pa.schema(
-        [
-            ("task", pa.string()),
-            ("instruction", pa.string()),
-            ("instruction_cn", pa.string()),
-            ("register", pa.string()),
-            ("boxes", pa.list_(pa.list_(pa.int32()))),
-            ("target", pa.string()),
-            ("engine", pa.string()),
-            ("params", pa.string()),
-            ("donor", pa.string()),
-            ("writer", pa.string()),
-            ("writer_tokens_in", pa.int32()),
-            ("writer_tokens_out", pa.int32()),
-            ("writer_thinking", pa.string()),
-            ("writer_failed", pa.int32()),
-            ("writer_declined", pa.int32()),
-            ("writer_notes", pa.string()),
-        ]
-    )
-    fans_out = True
+    writes: ClassVar = {
+        "task": stage.Column(str, "one of the writer's tasks"),
+        "instruction": stage.Column(str, "in English", text=True),
+        "instruction_cn": stage.Column(str, "the same in Chinese, where the writer was asked for it", text=True),
+        "register": stage.Column(str, "`detailed`: the fullest name and a sentence on what stays. `concise`"),
+        "boxes": stage.Column(pa.list_(pa.list_(pa.int32())), "target boxes; two for hybrid"),
+        "target": stage.Column(str, "the object's name as used; empty for a global edit, both with '; ' for hybrid"),
+        "engine": stage.Column(str, "the engine that the edit is given to"),
+        "params": stage.Column(str, "JSON, checked by the models in `ugaf/wording/params.py`", text=True),
+        "donor": stage.Column(str, "id of the photograph that an object is taken from (replace), or null", text=True),
+        "writer": stage.Column(str, "who worded it: `templates`, `vlm:MODEL`"),
+        "writer_tokens_in": stage.Column(pa.int32(), "tokens of the request, split over its edits so that they add up"),
+        "writer_tokens_out": stage.Column(pa.int32(), "the same of the answer"),
+        "writer_thinking": stage.Column(str, "what a reasoning model thought, on the request's first edit", text=True),
+        "writer_failed": stage.Column(pa.int32(), "requests about this photograph that failed"),
+        "writer_declined": stage.Column(pa.int32(), "requests about it that the model turned down"),
+        "writer_notes": stage.Column(str, "what was said of both, a line each, or null", text=True),
+    }
     identity = ("boxes", "instruction", "engine")
     seeded = True
 
@@ -183,7 +180,7 @@ class Instruct(stage.Stage):
         edit = answer.edits[number]
         assert isinstance(self.writer, Composer)
         return {
-            **dict.fromkeys(self.writes.names),
+            **dict.fromkeys(self.schema.names),
             "task": brief.plan.task,
             "instruction": edit.instruction,
             "instruction_cn": edit.instruction_cn,
@@ -223,7 +220,7 @@ class Instruct(stage.Stage):
     def _child(self, request: WriteRequest, written: Written, engine: str) -> dict[str, Any]:
         ask = request.ask
         return {
-            **dict.fromkeys(self.writes.names),
+            **dict.fromkeys(self.schema.names),
             "task": ask.task,
             "instruction": written.instruction,
             "register": request.register,

@@ -33,16 +33,14 @@ class Screen(stage.Stage):
     version = 2
     reads = ("image", "width", "height", "objects", "task", "instruction", "boxes", "params")
     refs = {"donor": ("image", "width", "height", "objects")}  # noqa: RUF012
-    writes = pa.schema(
-        [
-            ("screen", pa.string()),
-            ("screen_detail", pa.string()),
-            ("screener", pa.string()),
-            ("screener_tokens_in", pa.int32()),
-            ("screener_tokens_out", pa.int32()),
-            ("screener_thinking", pa.string()),
-        ]
-    )
+    writes: ClassVar = {
+        "screen": stage.Column(str, "'ok' or the reason"),
+        "screen_detail": stage.Column(str, "the reason's numbers, or the model's sentence", text=True),
+        "screener": stage.Column(str, "who said so: `rules`, `llm:MODEL`"),
+        "screener_tokens_in": stage.Column(pa.int32(), "tokens of the request; null where no model was asked"),
+        "screener_tokens_out": stage.Column(pa.int32(), "tokens of the answer"),
+        "screener_thinking": stage.Column(str, "what a reasoning model thought, or null", text=True),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"screen": {"one_of": ["ok"]}}
 
     class Settings(stage.Settings):

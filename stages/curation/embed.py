@@ -7,6 +7,8 @@ A photograph that was cropped, recoloured or written over keeps its place under 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,10 @@ class Embed(stage.Stage):
     """Writes embedding, of length 1, and encoder."""
 
     reads = ("image",)
-    writes = pa.schema([("embedding", pa.list_(pa.float16())), ("encoder", pa.string())])
-    own_pool = True
+    writes: ClassVar = {
+        "embedding": stage.Column(pa.list_(pa.float16()), "the encoder's vector at length 1"),
+        "encoder": stage.Column(str, "`transformers:MODEL`, `torchscript:FILE`"),
+    }
 
     class Settings(stage.Settings):
         encoder: engines.EncoderSpec = Field(description="Which encoder embeds the photographs, and its options.")
@@ -35,6 +39,10 @@ class Embed(stage.Stage):
         )
 
     settings: Settings
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> stage.Needs:
+        return replace(super().needs(settings, lane), own_pool=True)
 
     def setup(self) -> None:
         self.encoder = open_encoder(self.settings.encoder)

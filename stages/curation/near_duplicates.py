@@ -30,13 +30,16 @@ LINK = pa.struct(
 )
 
 
-class NearDuplicates(stage.Stage):
+class NearDuplicates(stage.WholeRunStage):
     """Writes neighbours (links to other photographs), neighbour_count, and nearest (the largest similarity or null)."""
 
-    whole_run = True
     reads = ("signature",)
     optional_reads = ("embedding",)
-    writes = pa.schema([("neighbours", pa.list_(LINK)), ("neighbour_count", pa.int32()), ("nearest", pa.float32())])
+    writes: ClassVar = {
+        "neighbours": stage.Column(pa.list_(LINK), "links to other photographs"),
+        "neighbour_count": stage.Column(pa.int32(), "links stored"),
+        "nearest": stage.Column(pa.float32(), "the largest similarity among them; null without any"),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "neighbours": {"distinct": {"where": {"similarity": {"min": 0.9}}, "best": ["width", "height"]}}
     }

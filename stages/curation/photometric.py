@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ugaf import stage
@@ -41,21 +40,23 @@ class Photometric(stage.Stage):
 
     version = 2
     reads = ("image",)
-    writes = pa.schema([(name, pa.float64()) for name in DESCRIPTORS])
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "rgb_entropy": (0, 8),
-        "saturation": (0, 1),
-        "clarity": (0, None),
-        "sharpness": (0, 8),
-        "brightness": (0, 255),
-        "texture": (0, 127.5),
-        "contrast": (0, 127.5),
-        "clipped_dark": (0, 1),
-        "clipped_bright": (0, 1),
-        "noise_level": (0, 426),
-        "blockiness": (1 / 32, 32),
-        "border": (0, 1),
-        "grey_share": (0, 1),
+    writes: ClassVar = {
+        "rgb_entropy": stage.Column(float, "mean over R, G", range=(0, 8)),
+        "saturation": stage.Column(float, "mean of (max − min) / max over the pixel's three values", range=(0, 1)),
+        "clarity": stage.Column(float, "variance of the Laplacian", range=(0, None)),
+        "sharpness": stage.Column(float, "Σ Laplacian² / Σ gradient² of luma, 0..8", range=(0, 8)),
+        "brightness": stage.Column(float, "mean luma, 0.299 R + 0.587 G + 0.114 B (BT.601)", range=(0, 255)),
+        "texture": stage.Column(float, "mean over 8 × 8 blocks of luma's standard deviation", range=(0, 127.5)),
+        "contrast": stage.Column(float, "standard deviation of luma, 0..127.5 grey levels", range=(0, 127.5)),
+        "colourfulness": stage.Column(float, "√(σ²rg + σ²yb) + 0.3 √(μ²rg + μ²yb) with rg = R − G, yb ="),
+        "clipped_dark": stage.Column(float, "share of the pixels with R, G and B all at most 4, 0..1", range=(0, 1)),
+        "clipped_bright": stage.Column(float, "share of the pixels with R, G and B all at least 251", range=(0, 1)),
+        "noise_level": stage.Column(
+            float, "standard deviation of white noise in luma, 0..426 grey levels", range=(0, 426)
+        ),
+        "blockiness": stage.Column(float, "step of luma across JPEG's blocks over that inside", range=(1 / 32, 32)),
+        "border": stage.Column(float, "share of the area that bands of one colour along the edges take", range=(0, 1)),
+        "grey_share": stage.Column(float, "share of grey or toned pixels", range=(0, 1)),
     }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rgb_entropy": {"min": 5.0},

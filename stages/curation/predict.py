@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -28,8 +28,12 @@ class Predict(stage.Stage):
     """Writes one score for each predictor that is named, null for the others."""
 
     reads = ("image",)
-    writes = pa.schema([(name, pa.float32()) for name in SCORES])
-    own_pool = True
+    writes: ClassVar = {
+        "aesthetic": stage.Column(pa.float32(), "by the predictor of this name, on its scale; null without one"),
+        "iqa": stage.Column(pa.float32(), "the same: technical quality"),
+        "nsfw": stage.Column(pa.float32(), "the same: not safe for work"),
+        "generated": stage.Column(pa.float32(), "the same: made by a model"),
+    }
 
     class Settings(stage.Settings):
         predictors: engines.PredictorSpecs = Field(
@@ -66,6 +70,7 @@ class Predict(stage.Stage):
         both = together([*every.values()])
         return replace(
             both,
+            own_pool=True,
             cpus=max(need.cpus for need in every.values()),
             gpus=min(1.0, sum(need.gpus for need in once.values())),
             without_gpu=_without_gpu(settings.predictors) if both.without_gpu else "",

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pyarrow as pa
-
 from ugaf import stage
 from ugaf.provenance import metadata, tags
 
@@ -20,16 +18,16 @@ class Provenance(stage.Stage):
     """Writes declared_generated, generator, generator_evidence, source_type, camera and software."""
 
     reads = ("image",)
-    writes = pa.schema(
-        [
-            ("declared_generated", pa.bool_()),
-            ("generator", pa.string()),
-            ("generator_evidence", pa.string()),
-            ("source_type", pa.string()),
-            ("camera", pa.string()),
-            ("software", pa.string()),
-        ]
-    )
+    writes: ClassVar = {
+        "declared_generated": stage.Column(
+            bool, "whether the file declares that a model made the picture or a part of it"
+        ),
+        "generator": stage.Column(str, "the generator"),
+        "generator_evidence": stage.Column(str, "the tags that said so, '; ' between them, at most 500 characters"),
+        "source_type": stage.Column(str, "IPTC's digital source type (`digitalCapture`, `trainedAlgorithmicMedia` …)"),
+        "camera": stage.Column(str, "maker and model by EXIF, else by XMP, or null"),
+        "software": stage.Column(str, "the program that wrote the file, by EXIF, XMP, PNG or C2PA, or null"),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"declared_generated": {"equals": False}}
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ class Resolution(stage.Stage):
     """Writes short_side (pixels) and aspect_ratio (longer side over shorter, >= 1)."""
 
     reads = ("width", "height")
-    writes = pa.schema([("short_side", pa.int32()), ("aspect_ratio", pa.float64())])
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "aspect_ratio": (1, None),
+    writes: ClassVar = {
+        "short_side": stage.Column(pa.int32(), "the shorter of width and height after EXIF rotation, pixels"),
+        "aspect_ratio": stage.Column(float, "longer side over shorter, 1 or more", range=(1, None)),
     }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"short_side": {"min": 256}, "aspect_ratio": {"max": 3.0}}
 

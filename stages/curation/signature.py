@@ -6,7 +6,7 @@ The 256 lowest frequencies of its luma: see `ugaf.measures.signatures`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import pyarrow as pa
@@ -22,7 +22,9 @@ class Signature(stage.Stage):
     """Writes signature (264 bytes)."""
 
     reads = ("image",)
-    writes = pa.schema([("signature", pa.binary())])
+    writes: ClassVar = {
+        "signature": stage.Column(pa.binary(), "a format byte, 255 coefficients as int8 on a square-root scale"),
+    }
 
     def process(self, row: stage.Row) -> Mapping[str, Any]:
         return {"signature": signatures.signature(cv2.cvtColor(row.photo(WORKING_SIDE), cv2.COLOR_RGB2GRAY))}

@@ -26,21 +26,14 @@ class Text(stage.Stage):
     """Writes text_area (0..1), text, text_boxes, watermark (0..1) and reader."""
 
     reads = ("image", "width", "height")
-    writes = pa.schema(
-        [
-            ("text_area", pa.float32()),
-            ("text", pa.string()),
-            ("text_boxes", pa.list_(pa.list_(pa.int32()))),
-            ("watermark", pa.float32()),
-            ("reader", pa.string()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "text_area": (0, 1),
-        "watermark": (0, 1),
+    writes: ClassVar = {
+        "text_area": stage.Column(pa.float32(), "share of the copy that lines of text take, 0..1", range=(0, 1)),
+        "text": stage.Column(str, "the lines in reading order, one below the other", text=True),
+        "text_boxes": stage.Column(pa.list_(pa.list_(pa.int32())), "box of each line, x1 y1 x2 y2, pixels"),
+        "watermark": stage.Column(pa.float32(), "evidence of the strongest line, 0..1: see below", range=(0, 1)),
+        "reader": stage.Column(str, "`rapidocr:PP-OCRv4`"),
     }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"text_area": {"max": 0.15}, "watermark": {"max": 0.5}}
-    batch_rows = 8
 
     class Settings(stage.Settings):
         reader: engines.ReaderSpec = Field({"engine": "rapidocr"}, description="Which reader (OCR), and its options.")
@@ -59,6 +52,10 @@ class Text(stage.Stage):
         )
 
     settings: Settings
+
+    @classmethod
+    def needs(cls, settings: Any, lane: str | None = None) -> stage.Needs:
+        return super().needs(settings, lane).by_rows(8)
 
     def setup(self) -> None:
         self.reader: Reader = engines.build("reader", self.settings.reader, self.servers)

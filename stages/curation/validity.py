@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pyarrow as pa
-
 from ugaf import stage
 from ugaf.measures import composition
 
@@ -19,19 +17,11 @@ class Validity(stage.Stage):
     """Writes code_area, collage, frame (all 0..1) and rotation (degrees, 0..45)."""
 
     reads = ("image",)
-    writes = pa.schema(
-        [
-            ("code_area", pa.float64()),
-            ("collage", pa.float64()),
-            ("frame", pa.float64()),
-            ("rotation", pa.float64()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "code_area": (0, 1),
-        "collage": (0, 1),
-        "frame": (0, 1),
-        "rotation": (0, 45),
+    writes: ClassVar = {
+        "code_area": stage.Column(float, "share of the picture inside of QR codes and bar codes", range=(0, 1)),
+        "collage": stage.Column(float, "strength of the strongest seam across the whole picture, 0..1", range=(0, 1)),
+        "frame": stage.Column(float, "share of the picture outside of the rectangle that a frame leaves", range=(0, 1)),
+        "rotation": stage.Column(float, "degrees by which the picture was turned in its canvas, 0..45", range=(0, 45)),
     }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code_area": {"max": 0.05},

@@ -57,17 +57,14 @@ class GenerateEdit(stage.Stage):
     version = 2
     reads = ("image", "objects", "task", "instruction", "boxes", "params", "donor")
     refs: ClassVar[Mapping[str, tuple[str, ...]]] = {"donor": ("image", "objects")}
-    writes = pa.schema(
-        [
-            ("source_image", pa.large_binary()),
-            ("edited_image", pa.large_binary()),
-            ("edit_mask", pa.large_binary()),
-            ("editor", pa.string()),
-            ("edit_way", pa.string()),
-        ]
-    )
+    writes: ClassVar = {
+        "source_image": stage.Column(pa.large_binary(), "null: the photograph itself is the pair's source"),
+        "edited_image": stage.Column(pa.large_binary(), "null: the photograph itself is the pair's target"),
+        "edit_mask": stage.Column(pa.large_binary(), "1-bit PNG of the photograph's size"),
+        "editor": stage.Column(str, "engine, model and version"),
+        "edit_way": stage.Column(str, "how the target box reached a model, see placement; null from `templates`"),
+    }
     seeded = True
-    batch_rows = 8
     lane_column = "engine"
 
     class Settings(stage.Settings):
@@ -111,7 +108,7 @@ class GenerateEdit(stage.Stage):
     @classmethod
     def needs(cls, settings: Settings, lane: str | None = None) -> Needs:
         reads = ("engine",) if settings.editors else ()
-        found = together([super().needs(settings, lane), Needs(reads=reads)])
+        found = together([super().needs(settings, lane), Needs(reads=reads)]).by_rows(8)
         if lane is None:
             return found
         # Engines speak of the setting `editor`.

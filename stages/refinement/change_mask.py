@@ -6,7 +6,6 @@ compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +14,7 @@ import pyarrow as pa
 from ugaf.base import tasks
 from ugaf.imaging import boxes, images
 from ugaf.measures.change import Drift, detect_change
-from ugaf.stage import Row, Stage
-from ugaf.stage.stage import Range
+from ugaf.stage import Column, Row, Stage
 
 TOLERANCE = 0.02
 """A changed pixel still counts as inside a target box within this share of the box's longer side."""
@@ -35,26 +33,19 @@ class ChangeMask(Stage):
     version = 2
     reads = ("image", "edited_image", "task", "boxes")
     optional_reads = ("source_image",)
-    writes = pa.schema(
-        [
-            ("bbox_edit", pa.list_(pa.int32())),
-            ("change_mask", pa.large_binary()),
-            ("iou", pa.float64()),
-            ("change_inside", pa.float64()),
-            ("change_area", pa.float64()),
-            ("shift_x", pa.float64()),
-            ("shift_y", pa.float64()),
-            ("colour_drift", pa.float64()),
-            ("noise", pa.float64()),
-            ("edited_width", pa.int32()),
-            ("edited_height", pa.int32()),
-            ("aspect_difference", pa.float64()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "iou": (0, 1),
-        "change_inside": (0, 1),
-        "change_area": (0, 1),
+    writes: ClassVar = {
+        "bbox_edit": Column(pa.list_(pa.int32()), "box of the main change (far specks do not stretch it)"),
+        "change_mask": Column(pa.large_binary(), "all that changed, of the source's size"),
+        "iou": Column(float, "IoU of `bbox_edit` and the smallest box around all target boxes, 0..1", range=(0, 1)),
+        "change_inside": Column(float, "share of the mask inside the target boxes, 0..1", range=(0, 1)),
+        "change_area": Column(float, "changed share of the image, 0..1", range=(0, 1)),
+        "shift_x": Column(float, "displacement that was undone, px of the source"),
+        "shift_y": Column(float, "the same, vertically"),
+        "colour_drift": Column(float, "mean CIE76 of the fitted drift"),
+        "noise": Column(float, "median difference of pixels under the limit, CIE76; 0 = exact pair"),
+        "edited_width": Column(pa.int32(), "pixels of the edited image, upright"),
+        "edited_height": Column(pa.int32(), "pixels of the edited image, upright"),
+        "aspect_difference": Column(float, "larger ratio of width to height over the smaller, less 1"),
     }
     keep: ClassVar[dict[str, dict[str, Any]]] = {
         "aspect_difference": {"max": 0.1},

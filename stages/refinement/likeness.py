@@ -15,8 +15,7 @@ import pyarrow as pa
 from ugaf.imaging.registration import Registration, reduce, register
 from ugaf.measures import likeness
 from ugaf.measures.change import SIDE
-from ugaf.stage import Outcome, Row, Stage
-from ugaf.stage.stage import Range
+from ugaf.stage import Column, Outcome, Row, Stage
 
 
 class Likeness(Stage):
@@ -28,17 +27,12 @@ class Likeness(Stage):
 
     reads = ("image", "edited_image")
     optional_reads = ("source_image", "shift_x", "shift_y")
-    writes = pa.schema(
-        [
-            ("pair_psnr", pa.float32()),
-            ("pair_ssim", pa.float32()),
-            ("pair_likeness", pa.float32()),
-            ("pair_side", pa.int32()),
-            ("pair_signature", pa.binary()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "pair_ssim": (-1, 1),
+    writes: ClassVar = {
+        "pair_psnr": Column(pa.float32(), "peak signal-to-noise ratio in dB, all channels, at most 100"),
+        "pair_ssim": Column(pa.float32(), "structural similarity of luma, -1..1", range=(-1, 1)),
+        "pair_likeness": Column(pa.float32(), "likeness of source and edited, dB, at most 100"),
+        "pair_side": Column(pa.int32(), "shorter side of the smaller picture, px"),
+        "pair_signature": Column(pa.binary(), "1,040 bytes: what the pair shows and what it changes"),
     }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pair_likeness": {"max": 30.0}}
 

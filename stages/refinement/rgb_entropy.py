@@ -5,15 +5,11 @@ Editors sometimes answer with a blank, a nearly monochrome or a flat image; its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
-
-import pyarrow as pa
 
 from ugaf.imaging import boxes
 from ugaf.measures.photometry import rgb_entropy
-from ugaf.stage import Row, Stage
-from ugaf.stage.stage import Range
+from ugaf.stage import Column, Row, Stage
 
 
 class RgbEntropy(Stage):
@@ -22,10 +18,9 @@ class RgbEntropy(Stage):
     version = 1
     reads = ("image", "edited_image", "boxes", "bbox_edit")
     optional_reads = ("source_image",)
-    writes = pa.schema([("pair_rgb_entropy", pa.float64()), ("crop_rgb_entropy", pa.float64())])
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "pair_rgb_entropy": (0, 8),
-        "crop_rgb_entropy": (0, 8),
+    writes: ClassVar = {
+        "pair_rgb_entropy": Column(float, "lower of source and edited, 0..8", range=(0, 8)),
+        "crop_rgb_entropy": Column(float, "lowest over the target boxes' crops", range=(0, 8)),
     }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"pair_rgb_entropy": {"min": 3.0}, "crop_rgb_entropy": {"min": 2.0}}
 

@@ -21,12 +21,13 @@ from ugaf.stage.whole import RunRows
 LINK = pa.struct([("id", pa.string()), ("source", pa.float32()), ("change", pa.float32())])
 
 
-class SamePairs(stage.Stage):
+class SamePairs(stage.WholeRunStage):
     """Writes same_pairs: links to pairs with nearly the same source and nearly the same change."""
 
-    whole_run = True
     reads = ("pair_signature", "pair_side")
-    writes = pa.schema([("same_pairs", pa.list_(LINK))])
+    writes: ClassVar = {
+        "same_pairs": stage.Column(pa.list_(LINK), "`id`: the other pair. `source`: similarity of the sources"),
+    }
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "same_pairs": {
             "distinct": {"where": {"source": {"min": 0.95}, "change": {"min": 0.98}}, "best": ["pair_side"]},

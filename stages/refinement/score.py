@@ -5,7 +5,7 @@ The embedded scorer "measures" measures seams, artifacts and lost sharpness; "ed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -25,29 +25,19 @@ class Score(Stage):
     version = 2
     reads = ("image", "edited_image", "task", "instruction", "boxes", "change_mask", "shift_x", "shift_y")
     optional_reads = ("source_image",)
-    writes = pa.schema(
-        [
-            ("scorer", pa.string()),
-            ("quality", pa.float64()),
-            ("artifacts", pa.float64()),
-            ("seams", pa.float64()),
-            ("sharpness_loss", pa.float64()),
-            ("semantic_consistency", pa.float64()),
-            ("perceptual_quality", pa.float64()),
-            ("quality_spread", pa.float64()),
-            ("quality_reason", pa.string()),
-            ("scorer_tokens_in", pa.int32()),
-            ("scorer_tokens_out", pa.int32()),
-            ("scorer_thinking", pa.string()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "quality": (0, 10),
-        "artifacts": (0, 1),
-        "seams": (0, 1),
-        "sharpness_loss": (0, None),
-        "semantic_consistency": (0, 10),
-        "perceptual_quality": (0, 10),
+    writes: ClassVar = {
+        "scorer": stage.Column(str, "`measures`, `editscore:MODEL`"),
+        "quality": stage.Column(float, "0..10, higher is better; by the scorer's own formula, below", range=(0, 10)),
+        "artifacts": stage.Column(float, "of `measures`, 0..1", range=(0, 1)),
+        "seams": stage.Column(float, "of `measures`, 0..1", range=(0, 1)),
+        "sharpness_loss": stage.Column(float, "of `measures`: octaves, 0 or more", range=(0, None)),
+        "semantic_consistency": stage.Column(float, "of `editscore`: mean of SC over the passes, 0..10", range=(0, 10)),
+        "perceptual_quality": stage.Column(float, "of `editscore`: mean of PQ over the passes, 0..10", range=(0, 10)),
+        "quality_spread": stage.Column(float, "of `editscore`: sample standard deviation of the passes' scores"),
+        "quality_reason": stage.Column(str, "of `editscore`: the reasoning of the pass with the lowest score"),
+        "scorer_tokens_in": stage.Column(pa.int32(), "tokens of all requests about the pair"),
+        "scorer_tokens_out": stage.Column(pa.int32(), "the same of the answers"),
+        "scorer_thinking": stage.Column(str, "what a reasoning model thought, by pass, or null", text=True),
     }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"quality": {"min": 5.0}}
 
@@ -71,4 +61,4 @@ class Score(Stage):
     def _columns(self, scores: Scores | Failure) -> Outcome:
         if isinstance(scores, Failure):
             return scores
-        return {name: scores.get(name) for name in self.writes.names} | {"scorer": self.scorer.name}
+        return {name: scores.get(name) for name in self.schema.names} | {"scorer": self.scorer.name}

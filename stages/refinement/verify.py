@@ -7,7 +7,7 @@ outside the target is measured for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,25 +38,19 @@ class Verify(Stage):
     version = 2
     reads = ("image", "edited_image", "task", "boxes", "bbox_edit", "change_mask", "change_area", "shift_x", "shift_y")
     optional_reads = ("source_image", "params", "objects")
-    writes = pa.schema(
-        [
-            ("verifier", pa.string()),
-            ("global_score", pa.float64()),
-            ("local_score", pa.float64()),
-            ("global_reason", pa.string()),
-            ("local_reason", pa.string()),
-            ("background_psnr", pa.float64()),
-            ("background_ssim", pa.float64()),
-            ("verifier_scores", pa.string()),
-            ("verifier_ratings", pa.string()),
-            ("verifier_tokens_in", pa.int32()),
-            ("verifier_tokens_out", pa.int32()),
-            ("verifier_thinking", pa.string()),
-        ]
-    )
-    ranges: ClassVar[Mapping[str, stage.Range]] = {
-        "local_score": (1, 5),
-        "background_ssim": (-1, 1),
+    writes: ClassVar = {
+        "verifier": stage.Column(str, "`rules`, `vlm:MODEL`"),
+        "global_score": stage.Column(float, "the whole image, 1 (clearly wrong) .. 5 (clearly right)"),
+        "local_score": stage.Column(float, "the target boxes, 1..5; null for global edits", range=(1, 5)),
+        "global_reason": stage.Column(str, "the measurement that decided it, or the model's reasons", text=True),
+        "local_reason": stage.Column(str, "the same", text=True),
+        "background_psnr": stage.Column(float, "dB outside the target boxes, at most 100 (= identical)"),
+        "background_ssim": stage.Column(float, "mean SSIM of luma there, −1..1 (Wang et al. 2004)", range=(-1, 1)),
+        "verifier_scores": stage.Column(str, "a model's named scores as JSON: what it said", text=True),
+        "verifier_ratings": stage.Column(str, "whether they are `expected` (log-probabilities were had)"),
+        "verifier_tokens_in": stage.Column(pa.int32(), "tokens of all requests about the pair"),
+        "verifier_tokens_out": stage.Column(pa.int32(), "the same of the answers"),
+        "verifier_thinking": stage.Column(str, "what a reasoning model thought, by pass, or null", text=True),
     }
     keep: ClassVar[dict[str, dict[str, Any]]] = {"global_score": {"min": 3.0}, "local_score": {"min": 3.0}}
 

@@ -286,7 +286,7 @@ def test_the_stage_runs_in_a_pipeline_and_stores_half_precision(
     kept = [row for row in rows.to_pylist() if row["status"] == "kept"]
     assert len(kept) == len(pictures)
     assert {row["encoder"] for row in kept} == {"transformers:clip"}
-    assert pipeline.stage("curation.embed").cls.writes.field("embedding").type == pa.list_(pa.float16())
+    assert pipeline.stage("curation.embed").cls.schema.field("embedding").type == pa.list_(pa.float16())
     expected = {f"{i}.png": vector for i, vector in enumerate(good(open_encoder(spec).encode(loaders(pictures))))}
     for row in kept:
         name = row["sources"][0].rsplit("/", 1)[1]

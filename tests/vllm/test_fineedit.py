@@ -145,7 +145,7 @@ def _rows(view: RunView) -> Any:
     columns = [
         name
         for spec in edits
-        for name in spec.cls.writes.names
+        for name in spec.cls.schema.names
         if name not in heavy_columns(part_schema(view.pipeline, spec.name))
     ]
     columns += ["task", "instruction", "engine", "boxes", "writer_tokens_in", "writer_tokens_out", "edited_image"]

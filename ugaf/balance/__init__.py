@@ -1,9 +1,9 @@
 """Category balance: how many rows of each category a run keeps, what it lacks to a target, and a sample that meets it.
 
 Curation by quality skews a set towards what is easy: FireRed-Image-Edit (arXiv 2602.13344, sections 2.1 and 3.4)
-therefore balances its categories and looks after the long tail. `categories` says which category a row belongs to, `shares` is
-the arithmetic (pure functions of counts: targets, gaps, quotas, long-tail numbers), `sampling` takes each category's
-quota by a hash of the row ids. The report shows the first two, an export applies all three.
+therefore balances its categories and looks after the long tail. `categories` says which category a row belongs to,
+`shares` is the arithmetic (pure functions of counts: targets, gaps, quotas, long-tail numbers), `sampling` takes each
+category's quota by a hash of the row ids. The report shows the first two, an export applies all three.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 
@@ -14,7 +14,7 @@ class Needs:
     reads, optional_reads: columns in addition to those of the stage's class.
     own_pool: it runs in workers of its own. cpus, gpus: what one of these reserves.
     fragments: how many fragments a worker works on at once, in threads: more than one for stages that wait for servers.
-    batch_rows: rows a call of the stage gets at most; None leaves the stage's own number.
+    batch_rows: rows a call of the stage gets at most; None: the engine's number, 32.
     servers: names of entries of the pipeline's `models:`.
     packages: importable module -> the extra of ugaf that installs it.
     models: checkpoints that the workers load, as `plan` shows them.
@@ -32,6 +32,10 @@ class Needs:
     packages: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     without_gpu: str = ""
+
+    def by_rows(self, number: int) -> Needs:
+        """The same, with calls of at most so many rows where nothing else was said."""
+        return replace(self, batch_rows=self.batch_rows or number)
 
     def missing(self) -> dict[str, str]:
         """The packages that cannot be imported here, and their extras."""

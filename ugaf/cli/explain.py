@@ -135,7 +135,7 @@ def _stage(view: RunView, spec: StageSpec, fragment: FragmentVerdicts, row: str,
     if verdict == FAILED or given.index[position] < 0:
         return told
     heavy = heavy_columns(part_schema(view.pipeline, spec.name))
-    names = [name for name in spec.cls.writes.names if name not in heavy]
+    names = [name for name in spec.cls.schema.names if name not in heavy]
     owner = key if spec.cls.fans_out else row
     if not (spec.cls.fans_out and key == row):
         values = view.values(fragment.fragment, names, [owner])[owner]

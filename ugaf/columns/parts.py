@@ -47,9 +47,9 @@ def part_schema(pipeline: Pipeline, stage: str) -> pa.Schema:
         return pa.schema([id_field, *fields, pa.field(REFS, pa.list_(pa.int32())), error])
     cls = pipeline.stage(stage).cls
     if cls.fans_out:
-        child = pa.struct([id_field, *cls.writes])
+        child = pa.struct([id_field, *cls.schema])
         return pa.schema([id_field, pa.field(CHILDREN, pa.list_(child)), error])
-    return pa.schema([id_field, *cls.writes, error])
+    return pa.schema([id_field, *cls.schema, error])
 
 
 def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
@@ -299,7 +299,7 @@ def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
     lists = table.column(CHILDREN).combine_chunks()
     parents = pc.take(table.column("id").combine_chunks(), pc.list_parent_indices(lists))
     flat = pc.list_flatten(lists)
-    columns = {name: pc.struct_field(flat, name) for name in ("id", *spec.cls.writes.names)}
+    columns = {name: pc.struct_field(flat, name) for name in ("id", *spec.cls.schema.names)}
     out = pa.table({**columns, "parent": parents})
     return out.take(pc.sort_indices(out.column("id")))
 

@@ -104,7 +104,7 @@ def _light(view: RunView, level: str) -> list[str]:
     """Every column of the level that is not of image size; of an edit its photograph's, too."""
     pipeline = view.pipeline
     heavy = set(heavy_columns(part_schema(pipeline, INGEST)))
-    heavy |= {name for spec in pipeline.stages for name in heavy_columns(spec.cls.writes)}
+    heavy |= {name for spec in pipeline.stages for name in heavy_columns(spec.cls.schema)}
     named = [name for name in pipeline.providers if name not in heavy and name != "id"]
     return [name for name in named if level == "edit" or pipeline.is_base_column(name)]
 

@@ -143,7 +143,7 @@ class RunView:
             )
         ]
         for spec in self.pipeline.stages:
-            columns = spec.cls.writes
+            columns = spec.cls.schema
             keep = rules.describe(self.fits.get(spec.name, spec.rules))
             measures = [f.name for f in columns if _is_measure(f.type)]
             settings = spec.settings.model_dump(mode="json")
@@ -306,7 +306,7 @@ class RunView:
     def _type(self, column: str) -> pa.DataType:
         provider = self.pipeline.providers[column]
         if provider != INGEST and self.pipeline.stage(provider).cls.fans_out:
-            return self.pipeline.stage(provider).cls.writes.field(column).type
+            return self.pipeline.stage(provider).cls.schema.field(column).type
         return part_schema(self.pipeline, provider).field(column).type
 
 

@@ -84,7 +84,7 @@ def children_of(spec: StageSpec, row: Row, outcome: Any) -> list[dict[str, Any]]
 def checked(spec: StageSpec, outcome: Any) -> dict[str, Any]:
     """The outcome with exactly the columns that the stage declares. Raises ValueError or TypeError."""
     values = dict(outcome)
-    missing, unknown = set(spec.cls.writes.names) - set(values), set(values) - set(spec.cls.writes.names)
+    missing, unknown = set(spec.cls.schema.names) - set(values), set(values) - set(spec.cls.schema.names)
     if missing or unknown:
         raise ValueError(f"missing columns {sorted(missing)}, undeclared columns {sorted(unknown)}")
     return values
@@ -94,7 +94,7 @@ def onward(spec: StageSpec, row: Row, record: Mapping[str, Any]) -> list[Row]:
     """What a kept row goes on as: itself with its new columns, or its child rows."""
     if spec.cls.fans_out:
         return [Row(c["id"], {k: v for k, v in c.items() if k != "id"}, row) for c in record[CHILDREN]]
-    row.values.update({name: record[name] for name in spec.cls.writes.names})
+    row.values.update({name: record[name] for name in spec.cls.schema.names})
     return [row]
 
 
@@ -106,7 +106,7 @@ def verdicts_of(spec: StageSpec, rules: Sequence[Rule], records: Sequence[Mappin
         return np.where(failed, FAILED, np.where(empty, REJECTED, KEPT))
     if any(rule.needs_fit for rule in rules):
         return np.where(failed, FAILED, PENDING)
-    used = [spec.cls.writes.field(name) for name in dict.fromkeys(rule.column for rule in rules)]
+    used = [spec.cls.schema.field(name) for name in dict.fromkeys(rule.column for rule in rules)]
     schema = pa.schema([pa.field("id", pa.string()), *used])
     table = pa.Table.from_pylist([{name: r.get(name) for name in schema.names} for r in records], schema=schema)
     broken = broken_rules(rules, table) >= 0

@@ -21,7 +21,7 @@ from ugaf.columns.parts import CHILDREN, Columns, children_table, part_schema
 from ugaf.columns.verdicts import FAILED, Fits, judge_all
 from ugaf.engine.outcomes import stored
 from ugaf.pipeline.config import INGEST, StageSpec
-from ugaf.stage import Row
+from ugaf.stage import Row, WholeRunStage
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -132,6 +132,7 @@ def run_stage(run: RunRows, seed: int, notice: Notice | None = None) -> None:
     Raises UgafError if the stage leaves a fragment out, or gives one that was not asked for.
     """
     stage = run.spec.build(seed)
+    assert isinstance(stage, WholeRunStage)
     stage.setup()
     schema = part_schema(run.columns.pipeline, run.spec.name)
     due = {fragment for fragment, (_, pending) in run.counts.items() if pending}

@@ -151,7 +151,7 @@ def _columns(view: RunView, settings: ExportSettings) -> tuple[Column, ...]:
     for spec in view.pipeline.stages:
         if spec.level != "image" or spec.cls.fans_out:
             continue
-        for field in spec.cls.writes:
+        for field in spec.cls.schema:
             kind = _kind(field.type)
             if kind is not None and field.name not in taken:
                 more.append(Column(field.name, kind, f"of `{spec.name}`"))

@@ -8,6 +8,7 @@ from ugaf.ingest.detect import format_of
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.listing import hold_pairs, list_sources
 from ugaf.ingest.produce import (
+    FREE_TEXT,
     IMAGE_SCHEMA,
     PAIR_SCHEMA,
     VERSION,
@@ -23,6 +24,7 @@ from ugaf.ingest.unread import NotRead
 from ugaf.ingest.unread import save as save_listing
 
 __all__ = [
+    "FREE_TEXT",
     "IMAGE_SCHEMA",
     "PAIR_SCHEMA",
     "SOURCE_SCHEMA",

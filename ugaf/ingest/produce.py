@@ -35,6 +35,9 @@ _COMMON = [
     pa.field("plain", pa.bool_()),
 ]
 
+FREE_TEXT = frozenset({"caption", "instruction"})
+"""Columns of ingest that are told in words: their values are read, not counted."""
+
 IMAGE_SCHEMA = pa.schema([pa.field("image", pa.large_binary()), *_COMMON, pa.field("caption", pa.string())])
 """Columns of a photograph: its original bytes, every source it came from, its size in pixels after EXIF rotation,
 Pillow's name of its format, `plain` (see `images.ImageInfo`), and its caption or null."""

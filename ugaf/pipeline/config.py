@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError, explain_validation, nearest
-from ugaf.ingest import IMAGE_SCHEMA, PAIR_SCHEMA, format_of
+from ugaf.ingest import FREE_TEXT, IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
 from ugaf.ingest.detect import holds_pairs
 from ugaf.pipeline import changes, naming, rules
@@ -79,8 +79,14 @@ class Pipeline:
     def type_of(self, column: str) -> pa.DataType:
         """The type of a column that a run of this pipeline has."""
         provider = self.providers[column]
-        schema = self.ingest_schema if provider == INGEST else self.stage(provider).cls.writes
+        schema = self.ingest_schema if provider == INGEST else self.stage(provider).cls.schema
         return schema.field(column).type
+
+    @property
+    def free_text(self) -> frozenset[str]:
+        """Columns that are told in words: their values are read, not counted."""
+        written = {name for spec in self.stages for name, column in spec.cls.columns.items() if column.text}
+        return frozenset(FREE_TEXT | written)
 
     def stage(self, name: str) -> StageSpec:
         """Raises ConfigError with the nearest name."""
@@ -225,7 +231,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], is_pairs: bool)
             raise ConfigError(f"{name}: turns photographs into edits, but the rows are edits already")
         if cls.fans_out and keep:
             raise ConfigError(f"{name}: a stage that fans out has no keep rules; give them to a stage after it")
-        parsed = rules.parse(keep, cls.writes, name)
+        parsed = rules.parse(keep, cls.schema, name)
         lanes = {lane: cls.needs(own, lane) for lane in cls.lanes(own)}
         spec = StageSpec(name, cls, own, keep, parsed, resources, level, "", cls.needs(own), lanes)
         spec = replace(spec, fingerprint=fingerprint_of(spec, settings.seed, settings.models, providers, fingerprints))
@@ -233,7 +239,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], is_pairs: bool)
         check_lanes(spec, providers, specs)
         specs.append(spec)
         _check_columns(spec, specs, schema, is_pairs)
-        for column in cls.writes.names:
+        for column in cls.schema.names:
             if column in ("id", "parent", "error"):
                 raise ConfigError(f"{name}: the column name {column!r} is the engine's own")
             if column in providers:
@@ -249,9 +255,9 @@ def _check_columns(spec: StageSpec, specs: Sequence[StageSpec], schema: pa.Schem
     types = {field.name: field.type for field in schema}
     own = set(types) if is_pairs or spec.level == "image" else set()
     for other in specs:
-        types.update({field.name: field.type for field in other.cls.writes})
+        types.update({field.name: field.type for field in other.cls.schema})
         written = "edit" if other.cls.fans_out else other.level
-        own |= set(other.cls.writes.names) if written == spec.level else set()
+        own |= set(other.cls.schema.names) if written == spec.level else set()
     check_best(spec, types, own)
     check_whole_run(spec, own)
 

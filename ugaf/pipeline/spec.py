@@ -16,9 +16,11 @@ from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import Needs
 from ugaf.pipeline import rules
 from ugaf.pipeline.classes import known_stages, stage_class
-from ugaf.stage import Settings, Stage, engines
+from ugaf.stage import Range, Settings, Stage, engines
 
 INGEST = "ingest"
+BATCH_ROWS = 32
+"""Rows that a call of a stage gets at most where neither it nor the pipeline says another number."""
 
 
 class Resources(Settings):
@@ -66,25 +68,24 @@ class StageSpec:
 
     def batch_rows(self, lane: str | None = None) -> int:
         """Rows that a call of the stage (or of a lane) gets at most."""
-        return self.resources.batch_rows or self.demand(lane).batch_rows or self.cls.batch_rows
+        return self.resources.batch_rows or self.demand(lane).batch_rows or BATCH_ROWS
 
     @property
     def own_pool(self) -> bool:
         custom = self.resources.cpus is not None or self.resources.workers is not None or bool(self.lanes)
-        asks = self.needs.own_pool or bool(self.needs.servers)
-        return self.cls.own_pool or asks or self.gpus() > 0 or custom
+        return self.needs.own_pool or bool(self.needs.servers) or self.gpus() > 0 or custom
 
     def cpus(self, lane: str | None = None) -> float:
         """CPUs that a worker (of a lane) reserves."""
         if self.resources.cpus is not None:
             return self.resources.cpus
-        return self.demand(lane).cpus or self.cls.cpus
+        return self.demand(lane).cpus or 1.0
 
     def gpus(self, lane: str | None = None) -> float:
         """GPUs that a worker (of a lane) reserves."""
         if self.resources.gpus is not None:
             return self.resources.gpus
-        return max(self.cls.gpus, self.demand(lane).gpus)
+        return self.demand(lane).gpus
 
     def workers(self, lane: str | None = None) -> int | None:
         """The number of workers that the settings give; None leaves it to the plan."""
@@ -96,9 +97,14 @@ class StageSpec:
         return self.needs if lane is None else self.lanes[lane]
 
     @property
+    def ranges(self) -> dict[str, Range]:
+        """Of its measures: least and greatest value, None where there is no end."""
+        return {name: column.range for name, column in self.cls.columns.items() if column.range is not None}
+
+    @property
     def warnings(self) -> list[str]:
         """Keep rules whose bounds lie outside of their measure's range."""
-        return rules.beyond(self.rules, self.cls.ranges, self.name)
+        return rules.beyond(self.rules, self.ranges, self.name)
 
     @property
     def needs_fit(self) -> bool:
@@ -211,7 +217,7 @@ def check_lanes(spec: StageSpec, providers: Mapping[str, str], before: Sequence[
 
 def _who_writes(column: str) -> str:
     """The stages of ugaf that write a column which is not there."""
-    writers = [name for name in known_stages() if column in stage_class(name).writes.names]
+    writers = [name for name in known_stages() if column in stage_class(name).schema.names]
     return f": add {' or '.join(writers)} before it" if writers else ""
 
 
@@ -236,7 +242,7 @@ def fingerprint_of(
         raise ConfigError(f"{name}: {error}") from error
     content = {"name": name, "version": cls.version, "settings": own, "reads": reads}
     # A forgotten `version` must not mix parts with other columns or other ids.
-    content["writes"] = [f"{column.name}: {column.type}" for column in cls.writes]
+    content["writes"] = [f"{column.name}: {column.type}" for column in cls.schema]
     if cls.fans_out:
         content["identity"] = list(cls.identity)
     if cls.seeded:

@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
 LEVELS = ("image", "edit")
 VERDICT = ("id", "parent", "status", "stage", "reason")
-FREE_TEXT = frozenset(
-    {
-        "instruction", "instruction_cn", "params", "caption", "donor", "global_reason", "local_reason", "screen_detail",
-        "text", "writer_notes", "writer_thinking", "screener_thinking", "verifier_thinking", "scorer_thinking",
-        "verifier_scores", "scorer_scores",
-    }
-)  # fmt: skip
 PHOTOGRAPH_SHARE = 6
 """Where a run has edits, photographs that are out get at most one place in six of the gallery."""
 
@@ -102,7 +95,9 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
         totals={found.level: _totals(steps, found) for found in scans},
         distributions=[one for found in scans for one in found.distributions],
         categories=[one for found in scans for one in found.categories],
-        balances=column_balances(view, last.level, last.schema, FREE_TEXT.union(VERDICT)) if last is not None else [],
+        balances=column_balances(view, last.level, last.schema, view.pipeline.free_text.union(VERDICT))
+        if last is not None
+        else [],
         fitted_on=_fitted_on(view.pipeline.settings.quantiles.source),
         gallery=_gallery(view, scans, groups, steps, gallery),
     )
@@ -199,7 +194,10 @@ def scan(view: RunView, level: str, groups: list[ColumnGroup], steps: list[Step]
         name: Labels()
         for group in own
         for name in group.columns
-        if name in schema.names and name not in measures and name not in FREE_TEXT and _is_label(schema.field(name))
+        if name in schema.names
+        and name not in measures
+        and name not in view.pipeline.free_text
+        and _is_label(schema.field(name))
     }
     missing = dict.fromkeys(measures, 0)
     rules = {step.name: (tuple(step.rejected), tuple(step.errors), step.keep) for step in steps}

@@ -25,6 +25,9 @@ from ugaf.base.settings import Settings as Settings
 from ugaf.base.settings import operational as operational
 from ugaf.imaging import images
 from ugaf.stage import engines
+from ugaf.stage.column import Column as Column
+from ugaf.stage.column import Range as Range
+from ugaf.stage.column import columns_of
 from ugaf.stage.whole import RunRows
 
 Found = TypeVar("Found")
@@ -119,8 +122,14 @@ class Row:
         self._memo.setdefault(key, pixels)
 
 
-Range = tuple[float, float | None]
 Outcome = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Failure
+
+_SAID_ELSEWHERE = {
+    **dict.fromkeys(("own_pool", "cpus", "gpus", "batch_rows"), "return it in a Needs from the classmethod `needs`"),
+    "fans_out": "a stage fans out where it has an `identity`",
+    "whole_run": "derive from WholeRunStage",
+    "ranges": "give each Column its range",
+}
 
 
 class Stage:
@@ -130,43 +139,46 @@ class Stage:
         version: raise it when a change of code changes the columns; it is part of the folder's fingerprint.
         reads: columns of earlier stages that the stage needs.
         optional_reads: columns that it uses where an earlier stage of the pipeline writes them.
-        writes: its own new columns (without `id` and `error`, which the engine adds).
+        writes: its own new columns by name (without `id` and `error`, which the engine adds): each a `Column`, or its
+            type alone. `schema` is Arrow's word for them.
         keep: its default keep rules, by column; a pipeline's `keep:` overrides them one by one.
-        ranges: a measure's least and greatest value, None where it has no end; a keep rule beyond them is told.
-        fans_out: True when it returns a list of child rows for each row.
-        identity: for a stage that fans out, the child columns that (with the parent's id) make the child's id.
+        identity: the stage fans out: it returns a list of child rows for each row, and these columns of a child make,
+            with the parent's id, the child's id. Empty: it does not.
         peers: columns of the other rows of the fragment that it needs at once (see `Row.peers`).
         refs: column holding another row's id -> columns of that row that the stage needs (see `Row.refs`).
         seeded: True when it uses `rng`; the run's seed is then part of its fingerprint.
-        batch_rows: how many rows a call gets at most (a setting: `resources.batch_rows`).
-        own_pool: True when it runs in actors of its own rather than fused with its neighbours (models, servers).
-        cpus, gpus: what one worker of its own pool reserves (settings: `resources.cpus`, `resources.gpus`).
-        whole_run: True when it compares the rows of the whole run: it defines `across` in place of `process`.
         lane_column: for a stage with `lanes`, the column that says which lane does a row.
 
-    What depends on the chosen settings (a model's GPU, a server) is said by `needs`, beside the attributes above.
+    What it needs of the machine (a pool of its own, a GPU, a server, rows a call) is said by `needs`.
     """
 
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ()
     optional_reads: ClassVar[tuple[str, ...]] = ()
-    writes: ClassVar[pa.Schema]
+    writes: ClassVar[Mapping[str, Any]]
     keep: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    ranges: ClassVar[Mapping[str, Range]] = {}
-    fans_out: ClassVar[bool] = False
     identity: ClassVar[tuple[str, ...]] = ()
     peers: ClassVar[tuple[str, ...]] = ()
     refs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     seeded: ClassVar[bool] = False
-    batch_rows: ClassVar[int] = 32
-    own_pool: ClassVar[bool] = False
-    cpus: ClassVar[float] = 1.0
-    gpus: ClassVar[float] = 0.0
-    whole_run: ClassVar[bool] = False
     lane_column: ClassVar[str] = ""
+    columns: ClassVar[Mapping[str, Column]] = {}
+    schema: ClassVar[pa.Schema]
+    fans_out: ClassVar[bool] = False
+    whole_run: ClassVar[bool] = False
 
     class Settings(Settings):
         """A stage without settings of its own."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, instead in _SAID_ELSEWHERE.items():
+            if name in vars(cls) and cls.__module__ != __name__:
+                raise TypeError(f"{cls.__name__}.{name}: {instead}")
+        if "writes" in vars(cls):
+            cls.columns = columns_of(cls.writes)
+            cls.schema = pa.schema([(name, column.type) for name, column in cls.columns.items()])
+        cls.fans_out = bool(cls.identity)
 
     def __init__(self, name: str, settings: Any = None, seed: int = 0) -> None:
         self.name = name
@@ -177,7 +189,10 @@ class Stage:
 
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:
-        """What the stage needs with these settings: that of the engines which they name."""
+        """What the stage needs with these settings: that of the engines which they name. Nothing heavy is imported.
+
+        For a stage with `lanes`, `lane` names the one that is asked about.
+        """
         named = engines.engines_in(settings)
         return together(engines.needs(kind, spec) for kind, key, spec in named if not (lane and key) or key == lane)
 
@@ -206,16 +221,22 @@ class Stage:
         """Outcomes of a batch, in order. Override it where a batch is cheaper than its rows one by one."""
         return each(self.process, rows)
 
-    def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[Outcome]]]:
-        """For a stage of the `whole_run`: each fragment with pending rows, and their outcomes in the order of the ids.
-
-        A fragment's outcomes are stored when they are given; if the process ends there, those of the others are asked
-        for again, and these rows count as measured before.
-        """
-        raise TypeError(f"{type(self).__name__} is of the whole run and does not define across ({run})")
-
     def rng(self, row: Row, purpose: str = "") -> np.random.Generator:
         """A generator seeded by the run's seed, the stage and the row, so that the same run gives the same bytes."""
         if not self.seeded:
             raise TypeError(f"{type(self).__name__} uses rng but is not `seeded`: its fingerprint would lack the seed")
         return np.random.default_rng(chance.number(f"{self.seed}/{self.name}/{row.id}/{purpose}", 16, "little"))
+
+
+class WholeRunStage(Stage):
+    """A stage that compares the rows of the whole run: it defines `across` in place of `process`."""
+
+    whole_run = True
+
+    def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[Outcome]]]:
+        """Each fragment with pending rows, and their outcomes in the order of the ids.
+
+        A fragment's outcomes are stored when they are given; if the process ends there, those of the others are asked
+        for again, and these rows count as measured before.
+        """
+        raise TypeError(f"{type(self).__name__} does not define across ({run})")

@@ -157,7 +157,7 @@ def numeric(spec: StageSpec) -> list[str]:
     """Columns of a stage that a threshold can be given to: those with rules first, as they are asked."""
     if spec.cls.fans_out:
         return []
-    found = [f.name for f in spec.cls.writes if pat.is_integer(f.type) or pat.is_floating(f.type)]
+    found = [f.name for f in spec.cls.schema if pat.is_integer(f.type) or pat.is_floating(f.type)]
     return [*(name for name in spec.keep if name in found), *(name for name in found if name not in spec.keep)]
 
 
@@ -291,7 +291,7 @@ class _Gathered:
         parts = self.parts[spec.name]
         found = {}
         for name in self.numeric[spec.name]:
-            kind = spec.cls.writes.field(name).type
+            kind = spec.cls.schema.field(name).type
             null = _joined(parts.null.get(name, ()), np.bool_)
             found[name] = Column(name, kind, _joined(parts.values.get(name, ()), np.float64), null)
         keys = [(rule.column, rule.kind) for rule in self.rules[spec.name] if rule.kind not in KINDS]

@@ -108,7 +108,7 @@ def _stage(data: Data, stage: TunedStage, spec: StageSpec, now: StageYield) -> d
         "fansOut": stage.fans_out,
         "state": None if whole else base64.b64encode(stage.state.tobytes()).decode("ascii"),
         "columns": [
-            _column(column, _numbers(bounds.get(column.name, {}), now), spec.cls.ranges.get(column.name))
+            _column(column, _numbers(bounds.get(column.name, {}), now), spec.ranges.get(column.name))
             for column in stage.columns.values()
         ],
         "order": [list(key) for key in stage.order],

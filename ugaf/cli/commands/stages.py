@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     console.print(escape(f"reads: {', '.join(stage['reads']) or '-'}"))
     console.print("writes:")
     for column in stage["writes"]:
-        console.print(escape(f"  {column['name']}: {column['type']}"))
+        console.print(escape(f"  {column['name']}: {column['type']}  {column['about']}".rstrip()))
     console.print("settings:")
     for setting in stage["settings"]:
         console.print(escape(f"  {setting['name']} = {setting['default']!r}  {setting['description']}"))
@@ -71,10 +71,17 @@ def _document(name: str) -> dict[str, Any]:
         "version": cls.version,
         "reads": list(cls.reads),
         "optional_reads": list(cls.optional_reads),
-        "writes": [{"name": field.name, "type": str(field.type)} for field in cls.writes],
+        "writes": [
+            {
+                "name": name,
+                "type": str(column.type),
+                "about": column.about,
+                "range": column.range and list(column.range),
+            }
+            for name, column in cls.columns.items()
+        ],
         "settings": settings,
         "keep": {column: dict(bounds) for column, bounds in cls.keep.items()},
-        "ranges": {column: list(ends) for column, ends in cls.ranges.items()},
     }
 
 

@@ -5,9 +5,9 @@ Equation 2 of the paper, with L the flow-matching loss of an edit under the poli
     loss = - log sigmoid(beta [(L_loser - L_loser_ref) - omega (L_winner - L_winner_ref)]) + lambda L_winner
 
 (The paper prints minus lambda L_winner, outside of the expectation. Taken at its word that would make winners worse,
-which the text is against: it is read as a misprint.) omega > 1 and lambda keep winners from getting worse together with losers, which plain DPO (Diffusion-DPO, arXiv
-2311.12908, without both) lets happen. The reference is the model before post-training. Winner and loser of a pair share
-noise and noise level, as in Diffusion-DPO; the paper does not say.
+which the text is against: it is read as a misprint.) omega > 1 and lambda keep winners from getting worse together with
+losers, which plain DPO (Diffusion-DPO, arXiv 2311.12908, without both) lets happen. The reference is the model before
+post-training. Winner and loser of a pair share noise and noise level, as in Diffusion-DPO; the paper does not say.
 
 Ours: pairs are made of the groups that the model samples for itself, where the paper takes winners from other, better
 models ("mix policy"); `dpo.winners: target` takes the shards' own edit for that. The paper's semi-hard mining picks
