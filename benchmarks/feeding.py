@@ -84,10 +84,10 @@ def replay(samples: int) -> None:
     rows, none = 64, np.zeros(samples, dtype=np.uint8)
     firsts = np.arange(0, samples, rows)
     index = Index(
-        (Shard("", "none.parquet"),), tuple(Chunk(0, n, 32 * 10**6) for n in range(len(firsts))), firsts,
-        np.minimum(rows, samples - firsts), np.arange(samples, dtype=np.uint64), widths.astype(np.int32),
-        heights.astype(np.int32), none, none, (np.arange(samples) % rows).astype(np.int32), tuple(buckets_for()),
-        samples, LeftOut(),
+        np.arange(samples, dtype=np.uint64), widths.astype(np.int32), heights.astype(np.int32), none, none,
+        (np.arange(samples) % rows).astype(np.int32), (Shard("", "none.parquet"),),
+        tuple(Chunk(0, n, 32 * 10**6) for n in range(len(firsts))), firsts, np.minimum(rows, samples - firsts),
+        tuple(buckets_for()), samples, LeftOut(),
     )  # fmt: skip
     for tokens in (None, 4 * 8192):
         settings = DataSettings(shards=["none"], tokens=tokens)

@@ -6,22 +6,17 @@ import argparse
 from pathlib import Path
 
 from ugaf.base.errors import ConfigError
-from ugaf.trainer.commands import common_parser, told
+from ugaf.trainer.commands import checked_or_done, common_parser
 from ugaf.trainer.launch import launch, require
 from ugaf.trainer.settings import TrainSettings, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all went well, 2 for wrong settings or data."""
-    options = parser().parse_args(arguments)
-    return told(lambda: _run(options))
+    return checked_or_done(parser().parse_args(arguments), load, check, _run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    settings = load(options.config, options.set)
-    if options.check:
-        check(settings)
-        return
+def _run(settings: TrainSettings, options: argparse.Namespace) -> None:
     require()
     if options.write_cache:
         write_cache(settings)

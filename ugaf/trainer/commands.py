@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ugaf.base.errors import STOPPED, StopRun, UgafError
+
+Kind = TypeVar("Kind")
 
 
 def common_parser(program: str, description: str | None, example: str, unit: str) -> argparse.ArgumentParser:
@@ -22,14 +25,23 @@ def common_parser(program: str, description: str | None, example: str, unit: str
     return made
 
 
-def told(work: Callable[[], None]) -> int:
-    """Does the work and logs to the terminal: 0; 2 for an error that is the user's to mend, 75 for a stop
-    after which the same command goes on, which are printed."""
+def checked_or_done(
+    options: argparse.Namespace,
+    load: Callable[[str, Sequence[str]], Kind],
+    check: Callable[[Kind], None],
+    work: Callable[[Kind, argparse.Namespace], None],
+) -> int:
+    """Loads the settings and checks them, or with them does the work, logging to the terminal: 0; 2 for an error that
+    is the user's to mend, 75 for a stop after which the same command goes on, which are printed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "ray", "torch.distributed", "peft"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        work()
+        settings = load(options.config, options.set)
+        if options.check:
+            check(settings)
+        else:
+            work(settings, options)
     except UgafError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,14 +10,11 @@ from pydantic import Field
 
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import Needs
-from ugaf.models.detectors.common import libraries
 from ugaf.models.encoders import Photo, unit, vision
 from ugaf.stage import Failure
 
-PACKAGES = vision.PACKAGES
 
-
-class TransformersEncoder:
+class TransformersEncoder(vision.Checkpoint):
     """Implements `ugaf.models.encoders.Encoder` with any image model that AutoModel loads.
 
     Of a model of images and texts (CLIP, SigLIP) only the image side is kept. On a GPU it computes in half precision by
@@ -35,19 +32,16 @@ class TransformersEncoder:
             "tokens); auto: the space shared with texts where it has one, else pooled, else cls.",
         )
 
+    settings: Settings
+
     @classmethod
     def needs(cls, settings: Settings) -> Needs:
-        return vision.needs_of(settings, PACKAGES, settings.model, "encoder")
+        return vision.needs_of(settings, vision.PACKAGES, settings.model, "encoder")
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings, "AutoModel", "encoder")
         self.name = f"transformers:{settings.label}"
-        self._torch, transformers = libraries(PACKAGES)
-        vision.check_gpu(self._torch, settings.device, "encoder")
-        transformers.utils.logging.disable_progress_bar()
-        model, self._processor = vision.load(
-            transformers.AutoModel, transformers.AutoImageProcessor, settings, "encoder"
-        )
+        model = self._model
         self._shared_space = settings.pooling == "auto" and hasattr(model, "get_image_features")
         if hasattr(model, "vision_model") and hasattr(model, "text_model"):
             # The weights of the text side would stand on the GPU for nothing.
@@ -58,15 +52,10 @@ class TransformersEncoder:
 
     def encode(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
         """For each photograph: float32 (dim,) of length 1."""
-        return vision.look(self._torch, photos, self._prepared, self._run, self.settings.batch_size)
-
-    def _prepared(self, pixels: np.ndarray) -> Mapping[str, Any]:
-        from PIL import Image
-
-        return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
+        return self._look(photos)
 
     def _run(self, tensors: Mapping[str, Any]) -> np.ndarray:
-        moved = {name: tensor.to(self.settings.device) for name, tensor in tensors.items()}
+        moved = self._moved(tensors)
         with vision.forward(self._torch, self.settings):
             if self._shared_space:
                 features = self._model.get_image_features(**moved)

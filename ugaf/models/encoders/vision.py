@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from pydantic import Field
 from ugaf.base.errors import ConfigError
 from ugaf.base.failure import each
 from ugaf.base.needs import Needs
-from ugaf.models.detectors.common import GPU_SHARE, BatchSettings, by_halves, gpu_needs, grouped
+from ugaf.models.detectors.common import GPU_SHARE, BatchSettings, by_halves, gpu_needs, grouped, libraries
 from ugaf.models.encoders import Photo
 from ugaf.stage import Failure, operational
 
@@ -75,16 +76,6 @@ def check_gpu(torch: Any, device: str, setting: str) -> None:
         )
 
 
-def load(auto: Any, processor: Any, settings: CheckpointSettings, setting: str) -> tuple[Any, Any]:
-    """(model, image processor) of a checkpoint, by the library's classes. Raises ConfigError naming the model."""
-    named = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
-    try:
-        prepare = processor.from_pretrained(**named)
-        return auto.from_pretrained(**named).eval(), prepare
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{setting}.model: {settings.model!r} cannot be loaded: {error}") from error
-
-
 def look(
     torch: Any,
     photos: Sequence[Photo],
@@ -113,6 +104,46 @@ def look(
         for work, answer in zip(batch, by_halves(torch, answered, batch), strict=True):
             answers[work.index] = answer
     return [answer for answer in answers if answer is not None]
+
+
+class Checkpoint(ABC):
+    """A checkpoint of the transformers library, with the preparation that comes with it.
+
+    A subclass moves `_model` to the device, and says in `_run` what it takes of the model's answer.
+    """
+
+    settings: CheckpointSettings
+
+    def __init__(self, settings: CheckpointSettings, auto: str, setting: str) -> None:
+        """auto: the library's class that loads the model. setting: the name by which the stage knows it.
+
+        Raises ConfigError for a library or a GPU that is not there, and naming a model that cannot be loaded.
+        """
+        self.settings = settings
+        self._torch, transformers = libraries(PACKAGES)
+        check_gpu(self._torch, settings.device, setting)
+        transformers.utils.logging.disable_progress_bar()
+        named = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
+        try:
+            self._processor = transformers.AutoImageProcessor.from_pretrained(**named)
+            self._model = getattr(transformers, auto).from_pretrained(**named).eval()
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"{setting}.model: {settings.model!r} cannot be loaded: {error}") from error
+
+    def _look(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
+        return look(self._torch, photos, self._prepared, self._run, self.settings.batch_size)
+
+    def _prepared(self, pixels: np.ndarray) -> Mapping[str, Any]:
+        from PIL import Image
+
+        return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
+
+    def _moved(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: tensor.to(self.settings.device) for name, tensor in tensors.items()}
+
+    @abstractmethod
+    def _run(self, tensors: Mapping[str, Any]) -> np.ndarray:
+        """The tensors of n photographs, each (n, ...) -> answers (n, ...)."""
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 
 from ugaf.base.errors import ConfigError, nearest
 from ugaf.base.needs import Needs
-from ugaf.models.detectors.common import libraries
 from ugaf.models.encoders import Photo, shared, vision
 from ugaf.models.predictors import Backbone
 from ugaf.stage import Failure
@@ -75,39 +74,28 @@ class ClassifierPredictor(Backbone):
         return min(1.0, float(features[self._labels].sum()))
 
 
-class Classifier:
+class Classifier(vision.Checkpoint):
     """A checkpoint that gives the probabilities of its labels.
 
     labels: number -> name. exclusive: whether a photograph has one of them (softmax) or any number (sigmoid).
     """
 
     def __init__(self, settings: ClassifierPredictor.Settings) -> None:
-        self.settings = settings
-        self._torch, transformers = libraries(vision.PACKAGES)
-        vision.check_gpu(self._torch, settings.device, "classifier")
-        transformers.utils.logging.disable_progress_bar()
-        model, self._processor = vision.load(
-            transformers.AutoModelForImageClassification, transformers.AutoImageProcessor, settings, "classifier"
-        )
-        if model.config.problem_type == "regression":
+        super().__init__(settings, "AutoModelForImageClassification", "classifier")
+        config = self._model.config
+        if config.problem_type == "regression":
             raise ConfigError(f"classifier.model: {settings.model} gives a number, not probabilities of labels")
-        self.labels: dict[int, str] = {int(number): name for number, name in model.config.id2label.items()}
-        self.exclusive = model.config.problem_type != "multi_label_classification" and len(self.labels) > 1
-        self._model = model.to(settings.device)
+        self.labels: dict[int, str] = {int(number): name for number, name in config.id2label.items()}
+        self.exclusive = config.problem_type != "multi_label_classification" and len(self.labels) > 1
+        self._model.to(settings.device)
 
     def probabilities(self, photos: Sequence[Photo]) -> list[np.ndarray | Failure]:
         """For each photograph: float64 (labels,), 0..1."""
-        return vision.look(self._torch, photos, self._prepared, self._run, self.settings.batch_size)
-
-    def _prepared(self, pixels: np.ndarray) -> Mapping[str, Any]:
-        from PIL import Image
-
-        return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
+        return self._look(photos)
 
     def _run(self, tensors: Mapping[str, Any]) -> np.ndarray:
-        moved = {name: tensor.to(self.settings.device) for name, tensor in tensors.items()}
         with vision.forward(self._torch, self.settings):
-            logits = self._model(**moved).logits.double().cpu()
+            logits = self._model(**self._moved(tensors)).logits.double().cpu()
         if not self._torch.isfinite(logits).all():
             raise ValueError("the classifier gave values that are not finite numbers; dtype: float32 may help")
         return (logits.softmax(1) if self.exclusive else logits.sigmoid()).numpy()

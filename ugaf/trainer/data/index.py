@@ -22,15 +22,24 @@ from ugaf.storage.store import readers_of
 from ugaf.trainer.data import light
 from ugaf.trainer.data.geometry import Bucket, buckets_for
 from ugaf.trainer.data.settings import DataSettings
-from ugaf.trainer.data.shards import NAMED, Chunk, LeftOut, Light, Shard, filesystem_of, find_shards, is_of_split
+from ugaf.trainer.data.shards import (
+    NAMED,
+    Chunk,
+    LeftOut,
+    Light,
+    Samples,
+    Shard,
+    filesystem_of,
+    find_shards,
+    is_of_split,
+)
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(Samples):
     """The samples, in the order of their shards; those of a chunk lie together.
 
-    keys: uint64 (n,), a hash of the id. widths, heights: int32 (n,), pixels of the source. references: uint8 (n,).
-    needed: uint8 (n,), bits of the references that an instruction names. local: int32 (n,), place in the chunk.
+    keys: uint64 (n,). widths, heights, local: int32 (n,). references, needed: uint8 (n,).
     chunk_firsts, chunk_rows: int64 (c,), a chunk's first sample and their number. shapes: buckets by size.
     rows: samples in the files, before `split` and `where`. left_out: those without what an index needs.
     """
@@ -39,18 +48,9 @@ class Index:
     chunks: tuple[Chunk, ...]
     chunk_firsts: np.ndarray
     chunk_rows: np.ndarray
-    keys: np.ndarray
-    widths: np.ndarray
-    heights: np.ndarray
-    references: np.ndarray
-    needed: np.ndarray
-    local: np.ndarray
     shapes: tuple[Bucket, ...]
     rows: int
     left_out: LeftOut
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     @cached_property
     def chunk_bytes(self) -> np.ndarray:
@@ -113,7 +113,7 @@ def open_index(settings: DataSettings) -> Index:
 
 
 def _joined(shards: list[Shard], found: Sequence[Any], settings: DataSettings) -> Index:
-    parts: list[Light] = [part for what in found for part in what.parts if len(part.keys)]
+    parts: list[Light] = [part for what in found for part in what.parts if len(part)]
     left_out = LeftOut()
     for what in found:
         left_out.extend(what.left_out)
@@ -121,7 +121,7 @@ def _joined(shards: list[Shard], found: Sequence[Any], settings: DataSettings) -
     if not parts:
         named = "".join(f"\n{where}: {why}" for where, why in left_out.named[:3])
         raise ConfigError(f"data: no sample of {rows} is left after data.split and data.where{named}")
-    lengths = np.array([len(part.keys) for part in parts], dtype=np.int64)
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
 
     def joined(name: str, type: Any) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts]).astype(type)

@@ -124,8 +124,8 @@ def _light(
     if settings.alignment.drop and references.any():
         needed = _needed(rows.take(local), references[local], settings)
     return Light(
-        chunk, keys_of(str(ids[row]) for row in local), numbers["width"][local], numbers["height"][local],
-        references[local], needed, local,
+        keys_of(str(ids[row]) for row in local), numbers["width"][local], numbers["height"][local],
+        references[local], needed, local, chunk,
     )  # fmt: skip
 
 

@@ -53,20 +53,30 @@ class Chunk:
     length: int = 0
 
 
-@dataclass
-class Light:
-    """Light columns of the samples of one chunk.
+@dataclass(frozen=True)
+class Samples:
+    """What the plan needs of samples, one after the other.
 
-    local: place in the chunk. references: how many. needed: bits of those that an instruction names.
+    keys: a hash of the id. widths, heights: pixels of the source. references: how many. needed: bits of those that an
+    instruction names. local: place in the chunk.
     """
 
-    chunk: Chunk
     keys: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
     references: np.ndarray
     needed: np.ndarray
     local: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Light(Samples):
+    """Light columns of the samples of one chunk."""
+
+    chunk: Chunk
 
 
 @dataclass

@@ -6,21 +6,16 @@ import argparse
 import os
 from pathlib import Path
 
-from ugaf.trainer.commands import common_parser, told
+from ugaf.trainer.commands import checked_or_done, common_parser
 from ugaf.trainer.rl.settings import PostSettings, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all went well, 2 for wrong settings or data, or a judge that is gone."""
-    options = parser().parse_args(arguments)
-    return told(lambda: _run(options))
+    return checked_or_done(parser().parse_args(arguments), load, check, _run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    settings = load(options.config, options.set)
-    if options.check:
-        check(settings)
-        return
+def _run(settings: PostSettings, options: argparse.Namespace) -> None:
     from ugaf.trainer.launch import require
 
     require()
