@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,7 +13,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from engine_tools import counts, go, pipeline, table
+from engine_tools import counts, go, make_photos, pipeline, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
@@ -22,7 +24,10 @@ from benchmarks.dedup import pack, random_signatures
 from stages.curation.near_duplicates import LINK, NearDuplicates
 from stages.curation.signature import Signature
 from ugaf.base.errors import ConfigError
+from ugaf.base.needs import Needs
+from ugaf.cli.foreseen import foreseen
 from ugaf.dedup import alignment, embeddings, grid, links, search
+from ugaf.engine.runner import RunOptions
 from ugaf.imaging import images
 from ugaf.measures import signatures
 from ugaf.stage import Failure, Row
@@ -493,7 +498,6 @@ def test_with_embeddings_each_link_has_their_cosine(family: dict[str, bytes]) ->
 
 
 def test_embeddings_find_what_signatures_do_not() -> None:
-    pytest.importorskip("faiss")
     rows = values_of(6, 4)
     made = vectors(6)
     made[1] = made[0] + 0.1 * made[1]
@@ -509,7 +513,6 @@ def test_embeddings_find_what_signatures_do_not() -> None:
 
 
 def test_large_blocks_of_embeddings_are_searched_by_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
     made = vectors(3000, 24)
     copies = made[:200] + 0.03 * vectors(200, 24, seed=1)
     copies /= np.linalg.norm(copies, axis=1, keepdims=True)
@@ -535,6 +538,33 @@ def test_looking_by_embeddings_needs_their_column(tmp_path: Path) -> None:
     stages = ["curation.signature", {"curation.near_duplicates": {"by": ["embedding"]}}]
     with pytest.raises(ConfigError, match="embedding"):
         pipeline(tmp_path, tmp_path / "run", stages)
+
+
+def test_only_embeddings_need_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(*by: str) -> Needs:
+        return NearDuplicates.needs(NearDuplicates.Settings(by=by))
+
+    assert needs("signature") == Needs()
+    for by in (("embedding",), ("embedding", "signature")):
+        assert needs(*by) == Needs(reads=("embedding",), packages={"faiss": "faiss"})
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    make_photos(tmp_path / "photos", 2)
+    stages = [
+        "curation.signature",
+        {"curation.embed": {"encoder": {"engine": "test_predict:MeanColour"}}},
+        {"curation.near_duplicates": {"by": ["embedding"]}},
+    ]
+    hint = r"faiss is not installed: pip install '\.\[faiss\]'"
+    checked = pipeline(tmp_path / "photos", tmp_path / "run", stages)
+    (told,) = foreseen(checked, RunOptions())["missing_here"]
+    assert re.match(hint, told["problem"])
+    assert told["for"] == ["curation.near_duplicates"]
+    with pytest.raises(ConfigError, match=f"curation.near_duplicates: {hint}"):
+        go(checked)
+    assert not list((tmp_path / "run").glob("curation*"))
+    made = vectors(2).astype(np.float16)
+    with pytest.raises(ConfigError, match=hint):  # on a cluster's node, which nobody looked at before
+        embeddings.candidates(made, made, 0.9, 4)
 
 
 # -- in a run

@@ -67,5 +67,7 @@ def test_an_environment_lacks_what_its_extras_do_not_bring(tmp_path: Path) -> No
     assert imports("yaml")
     assert not imports("pytest")
     assert not imports("psutil")
+    assert not imports("faiss")
+    assert imports("faiss", "faiss")
     assert imports("psutil", "benchmarks")
     assert imports("pytest", "test")

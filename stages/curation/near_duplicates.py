@@ -67,7 +67,9 @@ class NearDuplicates(stage.WholeRunStage):
 
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:  # noqa: ARG003
-        return Needs(reads=("embedding",) if "embedding" in settings.by else ())
+        if "embedding" not in settings.by:
+            return Needs()
+        return Needs(reads=("embedding",), packages={"faiss": "faiss"})
 
     def across(self, run: RunRows) -> Iterator[tuple[str, Sequence[stage.Outcome]]]:
         wanted = grid.Search(

@@ -88,8 +88,10 @@ def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str
     asked = {name for group in groups for name in group.stages}
     missing: dict[str, list[str]] = {}
     for spec in (spec for spec in pipeline.stages if spec.name in asked):
+        own = spec.needs.missing()
         for interface, key, chosen in engines.engines_in(spec.settings):
             needs = engines.needs(interface, chosen)
+            own = {module: extra for module, extra in own.items() if module not in needs.packages}
             if needs.missing():
                 missing.setdefault(install_hint(needs.missing()), []).append(spec.name)
             if not (needs.models or needs.servers):
@@ -99,6 +101,8 @@ def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str
             models = needs.models or [servers[name].answers for name in needs.servers]
             engine = chosen["engine"] + (f" ({key})" if key else "")
             rows.append((spec.name, engine, " + ".join(models), where))
+        if own:
+            missing.setdefault(install_hint(own), []).append(spec.name)
     for name in servers_of(groups):
         server = servers[name]
         if server.endpoints:

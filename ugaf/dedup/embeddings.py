@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ugaf.base.errors import ConfigError
+from ugaf.base.needs import install_hint
 from ugaf.measures.signatures import Floats
 
 Vectors = NDArray[np.float16]
@@ -56,10 +58,12 @@ def candidates(
     """(query, index row) of pairs whose cosine is at least `least`: of each query's `most` nearest.
 
     Exact up to `FLAT` vectors in the index. Beyond, an inverted file: a pair may be missed whose two vectors fell into
-    cells that are far apart, which is rare at the cosines of copies.
+    cells that are far apart, which is rare at the cosines of copies. Raises ConfigError without faiss.
     """
-    import faiss
-
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError(install_hint({"faiss": "faiss"})) from error
     nothing = np.empty(0, np.int64)
     if not len(index) or not len(queries) or not index.shape[1]:
         return nothing, nothing
