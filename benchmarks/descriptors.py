@@ -54,7 +54,8 @@ def main() -> None:
 
 
 def _contenders(side: int) -> dict[str, Callable[[bytes], object]]:
-    from stages.curation.photometric import Photometric
+    from ugaf.stages.curation.photometric import Photometric
+
     from ugaf.imaging import images
     from ugaf.stage import Failure, Row
 

@@ -1,1 +1,1 @@
-"""The steps of the U-GAF pipeline: one folder a stage of the paper, one file a step."""
+"""The stages of FineEdit's U-GAF pipeline (arXiv 2604.10954, figure 4), a file each; imported as `ugaf.stages`."""

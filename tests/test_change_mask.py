@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulated_editor import EDITS, Redraw, local_edit, redraw
+from ugaf.stages.refinement.change_mask import ChangeMask, drift_for, share_inside
 
-from stages.refinement.change_mask import ChangeMask, drift_for, share_inside
 from ugaf.imaging import boxes, images
 from ugaf.measures.change import detect_change
 from ugaf.stage import Row

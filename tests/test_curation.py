@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from ugaf.stages.curation.photometric import Photometric
+from ugaf.stages.curation.resolution import Resolution
 
-from stages.curation.photometric import Photometric
-from stages.curation.resolution import Resolution
 from ugaf.imaging import images
 from ugaf.stage import Failure, Row, Stage
 

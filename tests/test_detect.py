@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import ndimage
+from ugaf.stages.annotation.detect import Detect
 
-from stages.annotation.detect import Detect
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import each
 from ugaf.imaging import boxes, images

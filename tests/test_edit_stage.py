@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from ugaf.stages.generation.edit import GenerateEdit
 
-from stages.generation.edit import GenerateEdit
 from ugaf import stage
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.needs import Needs

@@ -12,8 +12,8 @@ from chat_fakes import FakeChat, Reply, pictures_of, texts_of, tokens_of
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import GREY, WindowChat, number_of, pair_row
+from ugaf.stages.refinement.score import Score
 
-from stages.refinement.score import Score
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.base.failure import through
 from ugaf.imaging import images

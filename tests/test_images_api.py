@@ -19,8 +19,8 @@ import pyarrow as pa
 import pytest
 from images_server import FAULTS, MODEL, REFUSALS, Call, ImagesServer, edited
 from pydantic import ValidationError
+from ugaf.stages.generation.edit import GenerateEdit
 
-from stages.generation.edit import GenerateEdit
 from ugaf import stage
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images

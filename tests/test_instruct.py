@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from ugaf.stages.annotation.instruct import Instruct
 
-from stages.annotation.instruct import Instruct
 from ugaf.base.errors import ConfigError
 from ugaf.imaging import boxes, images
 from ugaf.stage import Row, RowError

@@ -40,7 +40,7 @@ def sides(tmp_path: Path) -> str:
 
 def test_stages_as_json_are_what_the_classes_say(capsys: pytest.CaptureFixture[str]) -> None:
     listed = told(capsys, "stages")["stages"]
-    assert [entry["name"] for entry in listed] == config.known_stages()
+    assert tuple(entry["name"] for entry in listed) == config.known_stages()
     assert all(entry["summary"] for entry in listed)
     for name in ("curation.photometric", "annotation.instruct", "curation.near_duplicates"):
         cls, said = config.stage_class(name), told(capsys, "stages", name)

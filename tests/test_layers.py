@@ -40,7 +40,7 @@ def modules() -> dict[str, Path]:
     files = [*ROOT.glob("ugaf/**/*.py"), *ROOT.glob("stages/**/*.py")]
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
     assert len(names) > 250
-    return names
+    return {f"ugaf.{name}" if name.startswith("stages") else name: path for name, path in names.items()}
 
 
 MODULES = modules()
@@ -61,7 +61,7 @@ def imported(tree: ast.AST, known: Mapping[str, object]) -> Iterator[tuple[ast.A
 
 def package(module: str) -> str:
     parts = module.split(".")
-    return parts[0] if parts[0] == "stages" else parts[1] if len(parts) > 1 else ""
+    return parts[1] if len(parts) > 1 else ""
 
 
 def upward(module: str, text: str) -> list[str]:
@@ -71,7 +71,7 @@ def upward(module: str, text: str) -> list[str]:
     found = []
     for _, name in imported(ast.parse(text), MODULES):
         other = package(name)
-        inside = name.split(".")[0] in ("ugaf", "stages") and other not in ("", mine)
+        inside = name.split(".")[0] == "ugaf" and other not in ("", mine)
         if inside and rank[other] >= rank[mine]:
             found.append(name)
     return found
@@ -94,7 +94,7 @@ def test_a_module_imports_what_stands_below_it() -> None:
 )
 def test_an_import_that_leads_up_is_found(line: str) -> None:
     assert upward("ugaf.models.chat.types", line)
-    assert upward("stages.curation.text", line)
+    assert upward("ugaf.stages.curation.text", line)
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 from skimage import data
+from ugaf.stages.curation.near_duplicates import LINK, NearDuplicates
+from ugaf.stages.curation.signature import Signature
 
 from benchmarks import scenes
 from benchmarks.dedup import pack, random_signatures
-from stages.curation.near_duplicates import LINK, NearDuplicates
-from stages.curation.signature import Signature
 from ugaf.base.errors import ConfigError
 from ugaf.base.needs import Needs
 from ugaf.cli.foreseen import foreseen

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw, ImageFont
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from ugaf.stages.refinement.likeness import Likeness
 
-from stages.refinement.likeness import Likeness
 from ugaf.imaging import images
 from ugaf.imaging.registration import reduce
 from ugaf.measures import likeness, quality, signatures

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
+from ugaf.stages.curation.embed import Embed
+from ugaf.stages.curation.predict import SCORES, Predict
 
-from stages.curation.embed import Embed
-from stages.curation.predict import SCORES, Predict
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
 from ugaf.models.encoders import unit

@@ -14,13 +14,13 @@ from chat_fakes import FakeChat, quotations, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import pair_row
+from ugaf.stages.annotation.instruct import Instruct
+from ugaf.stages.annotation.screen import Screen
+from ugaf.stages.refinement.score import Score
+from ugaf.stages.refinement.verify import Verify
 
-import stages
 import ugaf
-from stages.annotation.instruct import Instruct
-from stages.annotation.screen import Screen
-from stages.refinement.score import Score
-from stages.refinement.verify import Verify
+from ugaf import stages
 from ugaf.imaging import images
 from ugaf.models.chat import ChatRequest
 from ugaf.models.detectors import vlm as vlm_detector

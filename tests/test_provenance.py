@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from ugaf.stages.curation.provenance import Provenance
 
-from stages.curation.provenance import Provenance
 from ugaf.pipeline import rules
 from ugaf.provenance.c2pa import Statement, decoded, statements
 from ugaf.provenance.metadata import Metadata, boxes, read

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from ugaf.stages.refinement.change_mask import ChangeMask
+from ugaf.stages.refinement.rgb_entropy import RgbEntropy
+from ugaf.stages.refinement.score import Score
+from ugaf.stages.refinement.verify import Verify
 
-from stages.refinement.change_mask import ChangeMask
-from stages.refinement.rgb_entropy import RgbEntropy
-from stages.refinement.score import Score
-from stages.refinement.verify import Verify
 from ugaf.base.errors import ConfigError
 from ugaf.imaging import images
 from ugaf.measures import photometry, quality

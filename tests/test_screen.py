@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ugaf.stages.annotation.screen import Screen
 
-from stages.annotation.screen import Screen
 from ugaf.imaging import images
 from ugaf.models.screeners.faces import FaceFinder, Faces
 from ugaf.stage import Failure, Row

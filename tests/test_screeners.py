@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_fakes import FakeChat, pictures_of, quotations, texts_of, unmarked
+from ugaf.stages.annotation.screen import Screen
 
-from stages.annotation.screen import Screen
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
 from ugaf.models.chat import ChatRequest

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 from skimage.metrics import structural_similarity
+from ugaf.stages.curation.signature import Signature
 
-from stages.curation.signature import Signature
 from ugaf.imaging import images
 from ugaf.measures import signatures
 from ugaf.stage import Failure, Row

@@ -13,9 +13,9 @@ from engine_tools import go, table
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from ugaf.stages.annotation.instruct import Instruct
+from ugaf.stages.refinement.change_mask import drift_for
 
-from stages.annotation.instruct import Instruct
-from stages.refinement.change_mask import drift_for
 from ugaf.base import tasks
 from ugaf.base.tasks import TASKS, EditTask
 from ugaf.imaging import images

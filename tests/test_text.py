@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
+from ugaf.stages.curation.text import Text, text_area
 
-from stages.curation.text import Text, text_area
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner

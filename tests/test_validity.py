@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ugaf.stages.curation.validity import Validity
 
-from stages.curation.validity import Validity
 from ugaf.imaging import images
 from ugaf.measures import composition
 from ugaf.stage import Failure, Row

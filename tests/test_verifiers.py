@@ -16,8 +16,8 @@ from chat_fakes import FakeChat, Reply, pictures_of, texts_of, tokens_of, unmark
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import GREY, WindowChat, number_of, pair_row, with_logprobs
+from ugaf.stages.refinement.verify import Verify
 
-from stages.refinement.verify import Verify
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import images
 from ugaf.models.chat import Answer, ChatRequest
@@ -409,7 +409,7 @@ def test_a_box_outside_the_image_is_an_error_of_the_row() -> None:
 
 
 def test_the_shipped_prompts_are_in_the_folder_of_the_stage() -> None:
-    import stages
+    from ugaf import stages
 
     folder = Path(next(iter(stages.__path__))) / "refinement" / "prompts" / "verify"
     assert {path.stem for path in folder.iterdir()} == {"global", "local"}

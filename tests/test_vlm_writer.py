@@ -15,8 +15,8 @@ from chat_fakes import FakeChat, pictures_of, texts_of, unmarked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from ugaf.stages.annotation.instruct import Instruct
 
-from stages.annotation.instruct import Instruct
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images, marks
 from ugaf.models.chat import Answer, ChatRequest

@@ -14,8 +14,8 @@ import tiny_encoders as tiny
 import torch
 import transformers
 from PIL import Image
+from ugaf.stages.curation.embed import Embed
 
-from stages.curation.embed import Embed
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner

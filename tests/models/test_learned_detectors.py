@@ -17,8 +17,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from ugaf.stages.annotation.detect import Detect
 
-from stages.annotation.detect import Detect
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.imaging import boxes, images
 from ugaf.models.detectors import mmdet_engine, ultralytics_engine

@@ -15,8 +15,8 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
+from ugaf.stages.curation.predict import Predict
 
-from stages.curation.predict import Predict
 from ugaf.base.errors import ConfigError
 from ugaf.imaging import images
 from ugaf.models.encoders import transformers_engine

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ugaf.stages.curation.text import Text
 
-from stages.curation.text import Text
 from ugaf.imaging import boxes, images
 from ugaf.stage import Failure, Row, engines
 

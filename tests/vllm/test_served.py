@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import BaseModel
+from ugaf.stages.annotation.screen import Screen
 
-from stages.annotation.screen import Screen
 from ugaf.imaging import images
 from ugaf.models.chat import Answer, Chat, ChatRequest, Message, Picture, Sampling, open_chat
 from ugaf.models.chat.ratings import expected_rating

@@ -2,7 +2,7 @@
 
 A stage's fingerprint covers its `version`, and no code. So a formula that changed under the same `version` puts two
 measures into one column, and nothing is computed again. It is told: a part keeps a digest of the code of its stage and
-of the chosen engines, with the modules that they import from ugaf, from `stages`, and from their own packages. What
+of the chosen engines, with the modules that they import from ugaf and from their own packages. What
 takes rows, columns and files to a stage is left out, since it computes nothing.
 
 The digest is one of syntax trees without docstrings, so that a comment or another line break does not move it. Sources
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FACT = b"ugaf.code"
 """The key in a part's metadata."""
-OWN = frozenset({"ugaf", "stages"})
+OWN = frozenset({"ugaf"})
 DECODING = "ugaf.imaging.images"
 """What every stage's pixels come from (`Row.photo`)."""
 MACHINERY = (

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
 
 from ugaf.base import trust
 from ugaf.base.errors import ConfigError, nearest
-from ugaf.stage import Stage
+from ugaf.stage import Stage, extensions
 
 
 def stage_class(name: str) -> type[Stage]:
-    """The Stage subclass of `stages/<name>.py`, or of `package.module:Class`. Raises ConfigError."""
-    module_name, _, attribute = name.partition(":")
+    """The Stage of `ugaf.stages.<name>`, of a name that an installed package offers, or of `package.module:Class`.
+
+    Raises ConfigError.
+    """
+    path = name if name in known_stages() else extensions.named("ugaf.stages").get(name, name)
+    module_name, _, attribute = path.partition(":")
     if not attribute:
-        module_name = f"stages.{name}"
+        module_name = f"ugaf.stages.{name}"
     else:
         trust.check(module_name)
     try:
@@ -28,7 +33,9 @@ def stage_class(name: str) -> type[Stage]:
                 f"{name}: {module_name} cannot be imported ({error}): run from the folder that holds it, or name that "
                 "folder in PYTHONPATH"
             ) from error
-        raise ConfigError(f"unknown stage {name!r}{nearest(name, known_stages())}") from error
+        raise ConfigError(
+            f"unknown stage {name!r}{nearest(name, [*known_stages(), *extensions.named('ugaf.stages')])}"
+        ) from error
     if attribute:
         cls = getattr(module, attribute, None)
         if not (inspect.isclass(cls) and issubclass(cls, Stage)):
@@ -41,9 +48,9 @@ def stage_class(name: str) -> type[Stage]:
     return found[0]
 
 
-def known_stages() -> list[str]:
-    """Names of the stages in the `stages` package."""
-    import stages
-
-    found = pkgutil.walk_packages(stages.__path__, "stages.")
-    return sorted(module.name.removeprefix("stages.") for module in found if not module.ispkg)
+@functools.cache
+def known_stages() -> tuple[str, ...]:
+    """Names of the stages that come with ugaf."""
+    stages = importlib.import_module("ugaf.stages")
+    found = pkgutil.walk_packages(stages.__path__, f"{stages.__name__}.")
+    return tuple(sorted(module.name.removeprefix(f"{stages.__name__}.") for module in found if not module.ispkg))

@@ -6,6 +6,7 @@ with the nearest valid name for a typo, wires the stages' columns together and g
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,8 +126,7 @@ class Pipeline:
 
 def shipped_pipelines() -> dict[str, Path]:
     """The pipelines that come with ugaf, by name."""
-    import pipelines
-
+    pipelines = importlib.import_module("ugaf.pipelines")
     folders = [Path(folder) for folder in pipelines.__path__]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 

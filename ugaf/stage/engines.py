@@ -3,7 +3,7 @@
 The classes are named here and imported only when used, so that a pipeline pays for no library that it does not run.
 Each class has a `Settings` model for its options, and is built as `cls(settings)`; one whose settings name a server of
 the pipeline's `models:` is built as `cls(settings, servers)`. A name with a colon (`my_package.module:MyDetector`)
-takes a class of the user's own.
+takes a class of the user's own; an installed package may give it a short one (`extensions`).
 
 A stage names an engine in a setting of one of the types at the end (`DetectorSpec` and the like): its options are
 checked with the stage's, and its needs and identity are then the stage's too.
@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from ugaf.base import trust
 from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.base.needs import Needs, together
+from ugaf.stage import extensions
 from ugaf.stage.prompts import PromptsOf, digest
 
 ENGINES: dict[str, dict[str, str]] = {
@@ -87,7 +88,7 @@ ServerName = Annotated[str, ServerRef()]
 
 def engine_class(interface: str, spec: Mapping[str, Any]) -> Any:
     """The class that `spec["engine"]` names. Raises ConfigError with the nearest name if there is none."""
-    known = ENGINES[interface]
+    known = {**extensions.named(f"ugaf.{interface}s"), **ENGINES[interface]}
     name = spec.get("engine")
     if not isinstance(name, str):
         raise ConfigError(f"{interface}: name an engine, one of {', '.join(sorted(known))}")
@@ -95,7 +96,7 @@ def engine_class(interface: str, spec: Mapping[str, Any]) -> Any:
     if ":" not in path:
         raise ConfigError(f"{interface}: unknown engine {name!r}{nearest(name, known)}")
     module, _, attribute = path.partition(":")
-    if name not in known:
+    if name not in ENGINES[interface]:
         trust.check(module)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -58,7 +58,7 @@ class PromptsOf:
 def shipped(folder: str) -> dict[str, str]:
     """The prompts that ugaf ships for a stage, by name. folder: "annotation/instruct"."""
     part, _, name = folder.partition("/")
-    place = resources.files("stages") / part / "prompts" / name
+    place = resources.files("ugaf.stages") / part / "prompts" / name
     files = sorted((file for file in place.iterdir() if file.name.endswith(".md")), key=lambda file: file.name)
     return {file.name.removesuffix(".md"): file.read_text(encoding="utf-8") for file in files}
 

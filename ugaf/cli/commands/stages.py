@@ -20,9 +20,11 @@ def run(options: argparse.Namespace) -> int:
 
     from ugaf.cli.commands.terminal import console
     from ugaf.pipeline import config
+    from ugaf.stage import extensions
 
     if options.stage is None:
-        listed = [{"name": name, "summary": _summary(config.stage_class(name))} for name in config.known_stages()]
+        names = (*config.known_stages(), *sorted(extensions.named("ugaf.stages")))
+        listed = [{"name": name, "summary": _summary(config.stage_class(name))} for name in names]
         if options.json:
             documents.print_json({"stages": listed})
             return 0
