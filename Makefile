@@ -9,16 +9,14 @@ BIN = $(VENV)/bin
 MODELS_BIN = $(MODELS_VENV)/bin
 # Of what is installed a fraction is ever imported: that is compiled when it is, not all of it before.
 INSTALL = pip install --quiet --no-compile
-# Exact versions of what is installed; with torch, those of tests/models/constraints-cpu.txt too.
+# Exact versions of what is installed; with torch, those of tests/environments/constraints-cpu.txt too.
 LOCKED = --constraint constraints.txt
-MODELS_LOCKED = $(LOCKED) --constraint tests/models/constraints-cpu.txt
+MODELS_LOCKED = $(LOCKED) --constraint tests/environments/constraints-cpu.txt
 # Three of the processes begin with the tests that use Ray (tests/conftest.py).
 WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What needs nothing but this process: the tests to run after each change.
 QUICK = not (ray or own_ray or servers or browser or s3 or torch or vllm or slow)
-# Tests that need no model library.
-HERE = --ignore=tests/models --ignore=tests/vllm
 CHECKED = ugaf stages tests benchmarks
 # Tests start hundreds of processes that import the same modules: compiled once, not by each.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,22 +27,22 @@ run: $(VENV)/.base
 	$(BIN)/python -m ugaf.run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not (slow or torch or vllm)"
 
 test-quick: $(VENV)/.test
-	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m "$(QUICK)"
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(QUICK)"
 
 # Whole runs on Ray, kills, servers that die: what takes long.
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest $(HERE) $(PARALLEL) -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not (torch or vllm)"
 
 test-models: $(MODELS_VENV)/.ready
-	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest tests/models $(PARALLEL)
+	UGAF_REQUIRE_MODELS=1 $(MODELS_BIN)/python -m pytest $(PARALLEL) -m torch
 
 test-vllm: $(MODELS_VENV)/.ready
-	$(PYTHON) tests/vllm/environment.py $(VLLM_VENV)
+	$(PYTHON) tests/environments/vllm.py $(VLLM_VENV)
 	UGAF_REQUIRE_MODELS=1 UGAF_REQUIRE_VLLM=1 UGAF_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
-		$(MODELS_BIN)/python -m pytest tests/vllm
+		$(MODELS_BIN)/python -m pytest -m vllm
 
 # Every block of README.md as a user runs it, and every command that a page shows started.
 smoke: $(VENV)/.test
@@ -88,14 +86,14 @@ $(VENV)/.dev: $(VENV)/.test
 
 # ultralytics and rapidocr bring opencv-python, which writes over the files of the headless one and needs libGL: put
 # those back.
-$(MODELS_VENV)/.ready: pyproject.toml constraints.txt tests/models/constraints-cpu.txt tests/models/torchvision_on_cpu.py
+$(MODELS_VENV)/.ready: pyproject.toml constraints.txt tests/environments/constraints-cpu.txt tests/support/torchvision_on_cpu.py
 	$(PYTHON) -m venv $(MODELS_VENV)
 	$(MODELS_BIN)/pip install --quiet --upgrade pip
 	$(MODELS_BIN)/$(INSTALL) $(MODELS_LOCKED) torch
 	$(MODELS_BIN)/$(INSTALL) $(MODELS_LOCKED) \
 		--editable '.[test,transformers,diffusers,train,bench,ultralytics,ocr]'
 	$(MODELS_BIN)/$(INSTALL) --force-reinstall --no-deps $(LOCKED) 'opencv-python-headless>=4.10,<5'
-	$(MODELS_BIN)/python tests/models/torchvision_on_cpu.py $(MODELS_BIN)/python
+	$(MODELS_BIN)/python tests/support/torchvision_on_cpu.py $(MODELS_BIN)/python
 	touch $@
 
 # The newest versions that go together, in an environment of their own, written to constraints.txt.

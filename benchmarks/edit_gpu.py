@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 PROMPTS = (
     "Replace the wooden boat in the middle of the lake with a small white sailing boat.",
@@ -245,12 +245,11 @@ def flops(config: Any, image_tokens: int, text_tokens: int) -> float:
 
 def _check_flops() -> float:
     """The count of `flops` over that of torch's counter, for one call of a tiny transformer."""
+    import tiny_editors
     import torch
     from diffusers import QwenImageTransformer2DModel
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
-
-    from tests.models import tiny_editors
 
     transformer = QwenImageTransformer2DModel(**tiny_editors.TRANSFORMER)
     shape = (1, 8, 8)
@@ -271,6 +270,7 @@ def _check_flops() -> float:
 
 def build(gpu: bool) -> Any:
     """QwenImageEditPipeline with random weights: of the released size in bfloat16 on a GPU, or tiny on the CPU."""
+    import tiny_editors
     import torch
     from diffusers import (
         AutoencoderKLQwenImage,
@@ -279,8 +279,6 @@ def build(gpu: bool) -> Any:
         QwenImageTransformer2DModel,
     )
     from transformers import Qwen2_5_VLForConditionalGeneration
-
-    from tests.models import tiny_editors
 
     torch.manual_seed(0)
     if gpu:

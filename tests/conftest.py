@@ -12,12 +12,15 @@ import shutil
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers give way to all other processes; the tests that wait for them may not wait for the other tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Checkpoints of the tests are made by them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Stages and engines of the tests, in runs that the tests read again.
 os.environ["UGAF_TRUST"] = (
     "engine_stages,model_stages,tune_stages,bench_tools,same_size,test_images_api,test_predict,test_text"
 )
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,13 +111,56 @@ def s3_url() -> Iterator[str]:
     server.stop()
 
 
+pytest_plugins = ["vllm_fixtures"]
+SERVER_START_S = 600
+"""Most seconds that vLLM takes to start."""
+LIBRARIES = {"torch": ("torch", "torchvision", "transformers", "diffusers", "ultralytics"), "vllm": ("torch",)}
+"""What the tests of a marker import: files that carry it are left out where that is not installed, unless
+UGAF_REQUIRE_MODELS is set."""
+
+
+@functools.cache
+def _environment(file: Path) -> str:
+    """The marker of the environment that a test file asks for by `pytestmark`; "" where any will do."""
+    found = re.search(r"^pytestmark = .*mark\.(torch|vllm)\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file is read where its libraries are, and `-m torch` and `-m vllm` read no other."""
+    if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
+        return None
+    wanted, needs = config.getoption("markexpr"), _environment(collection_path)
+    if wanted in LIBRARIES and needs != wanted:
+        return True
+    if needs and wanted != needs and re.search(rf"not \(.*\b{needs}\b", wanted or ""):
+        return True
+    if not needs:
+        return None
+    missing = [name for name in LIBRARIES[needs] if find_spec(name) is None]
+    if needs == "vllm" and not missing:
+        from vllm_fixtures import PYTHON
+
+        missing = [] if PYTHON.exists() else [f"{PYTHON} (tests/environments/vllm.py makes it)"]
+    if missing and os.environ.get("UGAF_REQUIRE_MODELS" if needs == "torch" else "UGAF_REQUIRE_VLLM"):
+        raise pytest.UsageError(f"{collection_path.name} is to be run, and not installed are: {', '.join(missing)}")
+    if not missing:
+        _one_thread()
+    return bool(missing) or None
+
+
+@functools.cache
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 HELPERS = {
     "servers": {"chat_server", "fake_model_server", "images_server", "web_server"},
     "s3": {"faulty_store"},
 }
 """Modules of the tests that start servers: a test file that imports from one needs what it is listed under."""
-FOLDERS = {"models": "torch", "vllm": "vllm"}
-"""Environments: folders whose tests need their libraries."""
 FIXTURES = {"browser": "browser", "s3_url": "s3", "head": "own_ray", "ray_here": "own_ray"}
 
 
@@ -127,11 +173,9 @@ SHARED = Session()
 
 @functools.cache
 def _needs_of(module: ModuleType) -> frozenset[str]:
-    """The markers of all tests of a file: by the helpers that it imports from, and by its folder."""
+    """The markers of all tests of a file, by the helpers that it imports from."""
     origins = {getattr(value, "__module__", None) for value in vars(module).values()}
-    by_helper = {marker for marker, modules in HELPERS.items() if modules & origins}
-    folder = Path(str(module.__file__)).parent.name
-    return frozenset(by_helper | {marker for name, marker in FOLDERS.items() if folder == name})
+    return frozenset(marker for marker, modules in HELPERS.items() if modules & origins)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -149,13 +193,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadFileScheduling
 
-    folder = Path(__file__).parent
-
     class OneForRay(LoadFileScheduling):  # type: ignore[misc]
         @functools.cache  # noqa: B019 (it lives as long as the tests)
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            text = (folder.parent / file).read_text()
+            text = (Path(__file__).parents[1] / file).read_text()
             if re.search(r"mark\.own_ray\b|def ray_here\(", text):
                 return "own_ray"
             if re.search(r"mark\.ray\b", text):
@@ -167,7 +209,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow ones first: run last, they would keep one process busy for long. Those that share a Ray come after those
-    that may not: it starts once."""
+    that may not: it starts once. The first test of vLLM waits for its server's start too."""
+    for item in items:
+        if item.get_closest_marker("vllm") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300 + SERVER_START_S))
     order = ("own_ray", "ray", "slow")
     items.sort(key=lambda item: next((at for at, name in enumerate(order) if item.get_closest_marker(name)), 9))
 

@@ -32,7 +32,8 @@ import numpy as np
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here.parent), str(here / "support")]
 
 import golden_pictures
 from engine_tools import go
@@ -136,9 +137,9 @@ CASES: dict[str, Callable[[Path], Pipeline]] = {
     case.__name__: case for case in (photographs, declaring, objects, edits, pairs)
 }
 NOT_HERE = {
-    "curation.embed": "an encoder's weights: tests/models",
-    "curation.predict": "an encoder's weights: tests/models",
-    "curation.text": "a reader's weights: tests/models",
+    "curation.embed": "an encoder's weights: tests/models/",
+    "curation.predict": "an encoder's weights: tests/models/",
+    "curation.text": "a reader's weights: tests/models/",
 }
 """Stages without a case here, and where their values are."""
 

@@ -16,7 +16,7 @@ from smoke_tools import ROOT, SmokeError, blocks, environment, lines, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "clusters" / "README.md"]
 TORCH = ("benchmarks/learn.py", "benchmarks/posttrain.py")
-"""Their help needs torch: tests/models starts them."""
+"""Their help needs torch: tests/cli/test_commands_with_torch.py starts them."""
 NO_COMMANDS = ("benchmarks/asking_stage.py", "benchmarks/photographs.py", "benchmarks/scenes.py")
 """Modules that the benchmarks import."""
 

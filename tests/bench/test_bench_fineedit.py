@@ -22,15 +22,13 @@ from bench_tools import BOX, bench, judge, mean, painted, pair_set, report_of, r
 from chat_server import ALWAYS, Fault, picture_urls
 from hypothesis import given
 from hypothesis import strategies as st
+from places import PATHS
 
 from ugaf.base.errors import ConfigError
 from ugaf.bench.difference import difference_box
 from ugaf.bench.pairs import load_pairs
 from ugaf.imaging import images
 from ugaf.stage import RowError
-
-HERE = Path(__file__).parent
-
 
 # The box --------------------------------------------------------------------------------------------------------------
 
@@ -340,7 +338,7 @@ def _editor_run(data: Path, out: Path, log: Path, **options: Any) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    paths = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+    paths = [str(Path(__file__).parent), PATHS]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 

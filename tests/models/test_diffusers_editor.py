@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_editors
 import torch
 from diffusers import QwenImageEditPipeline
 from diffusers.utils import logging
 from peft import LoraConfig, get_peft_model_state_dict
 from skimage import data
 
-from tests.models import tiny_editors
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.models.editors.diffusion.engine import DiffusersEditor
 from ugaf.models.editors.interface import Edit, EditRequest
 from ugaf.stage import Failure, engines
+
+pytestmark = pytest.mark.torch
 
 logging.disable_progress_bar()
 

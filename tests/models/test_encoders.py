@@ -26,6 +26,8 @@ from ugaf.models.encoders.transformers_engine import TransformersEncoder
 from ugaf.pipeline import config
 from ugaf.stage import Failure, Row, engines
 
+pytestmark = pytest.mark.torch
+
 CLOSE = 1e-5
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from places import ROOT
 from ugaf.stages.annotation.detect import Detect
 
 from ugaf.base.errors import ConfigError, StopRun
@@ -30,6 +31,8 @@ from ugaf.stage import Failure, Row
 keep_to_itself()
 
 import tiny_detectors as tiny  # noqa: E402 - after the environment of ultralytics
+
+pytestmark = pytest.mark.torch
 
 SCORES = 1e-4
 PIXELS = 1
@@ -534,7 +537,7 @@ def test_ultralytics_writes_nothing_where_it_was_not_asked(yolos: dict[str, Path
         "from ultralytics.utils.events import events\n"
         "assert not events.enabled\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     kept = {name: value for name, value in os.environ.items() if not name.startswith("YOLO_")}
     environment = {**kept, "HOME": str(home), "TORCH_HOME": str(tmp_path / "torch"), "PYTHONPATH": str(root)}
     subprocess.run(

@@ -23,6 +23,8 @@ from ugaf.models.encoders import transformers_engine
 from ugaf.models.predictors.classifier import ClassifierPredictor
 from ugaf.stage import Failure, Row
 
+pytestmark = pytest.mark.torch
+
 CLOSE = 1e-5
 
 

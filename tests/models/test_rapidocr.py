@@ -14,6 +14,8 @@ from ugaf.stages.curation.text import Text
 from ugaf.imaging import boxes, images
 from ugaf.stage import Failure, Row, engines
 
+pytestmark = pytest.mark.torch
+
 if find_spec("rapidocr_onnxruntime") is None:
     if os.environ.get("UGAF_REQUIRE_MODELS"):
         raise pytest.UsageError("UGAF_REQUIRE_MODELS is set, and not installed is: rapidocr_onnxruntime")

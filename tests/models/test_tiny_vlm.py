@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import tiny_vlm
+import torch
 import torchvision_on_cpu
+
+pytestmark = pytest.mark.torch
 
 CONVERSATION = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Rate it: 1, 2, 3, 4 or 5."}]},

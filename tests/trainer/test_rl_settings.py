@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from places import ROOT
 
 from ugaf.base.errors import ConfigError
 from ugaf.trainer.rl.settings import PostSettings, load, parse
 
-ROOT = Path(__file__).resolve().parents[2]
 SERVER = {"model": "judge", "endpoints": ["http://127.0.0.1:9/v1"]}
 
 
