@@ -2,8 +2,8 @@
 
     python benchmarks/chat.py [--latency 2] [--images 1024] [--fragment 64] [--in-flight 64] [--repeats 3]
 
-A server of fixed latency (tests/support/chat_server.py, a process of its own) answers a question with a picture for each
-photograph. The whole engine runs on Ray, over many small fragments, so that their borders count. Throughput is in
+A server of fixed latency (tests/support/chat_server.py, a process of its own) answers a question with a picture for
+each photograph. The whole engine runs on Ray, over many small fragments, so that their borders count. Throughput is in
 steady state: images / (time for 2 N - time for N), so that start-up does not count. Server and client share the
 machine's cores: on a small machine the ratio falls where both cannot keep up, which the CPU time a request shows.
 """

@@ -72,7 +72,10 @@ def until(true: Callable[[], Any], what: str, limit_s: float = 20.0) -> Any:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def ask(url: str, path: str, body: Any = None) -> tuple[int, Any]:
