@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from export_fakes import FakeView, contents, parquet_rows, tar_members, two_fragments
 from export_killed import MINE, MOST, settings, view_of
-from places import SUPPORT
+from places import PATHS, SUPPORT
 
 from ugaf.export import ExportSettings, earlier, exchange, export, folder
 from ugaf.storage import Storage
@@ -154,7 +154,7 @@ def _state(run: Path) -> tuple[int, ...]:
 
 def test_killed_anywhere_an_export_leaves_the_old_shards_or_the_new(tmp_path: Path) -> None:
     script = SUPPORT / "export_killed.py"
-    paths = os.pathsep.join([str(script.parent.parent), str(script.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": paths},

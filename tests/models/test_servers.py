@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from places import SUPPORT
+from places import PATHS, SUPPORT
 
 from ugaf.base.errors import StopRun, UgafError
 from ugaf.models.chat import ChatRequest, Message, open_chat
@@ -391,7 +391,7 @@ class TestKilledKeepers:
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     import ray
 
-    path = os.pathsep.join([str(FAKE.parent.parent), str(FAKE.parent)])
+    path = os.pathsep.join([PATHS, str(Path(__file__).parent)])
     ray.init(
         "local",
         num_cpus=4,
