@@ -90,6 +90,20 @@ def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) 
     assert [len(one.matches) for one in found.values()] == [3, 2, 12, 0]
 
 
+@given(st.text(" \t\n\r\u2003\u00a0", max_size=4))
+def test_a_blank_text_means_no_row(run: tuple[RunView, Path], text: str) -> None:
+    view, folder = run
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert [len(one.matches) for one in search(view, [text, f"{folder}/in"]).values()] == [0, 12]
+        for texts, listed in (([text], []), ([], [text])):
+            with pytest.raises(UgafError, match="no row"):
+                withdrawal.plan(view, texts, listed)
+    finally:
+        os.chdir(before)
+
+
 def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:
     make_photos(tmp_path / "in", 3)
     from ugaf.engine.cutting import cut

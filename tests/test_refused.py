@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ from engine_tools import counts, go, make_photos, pipeline, table, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ugaf import cli
 from ugaf.base.errors import ConfigError
+from ugaf.cli.main import _parser
 from ugaf.columns.parts import SOURCES, Columns
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
@@ -317,3 +320,34 @@ def test_a_fragment_fits_the_number_of_sources(count: int, rows: int, tmp_path: 
     assert sizes[:-1] == [rows] * (len(sizes) - 1)
     assert sum(sizes) == count
     assert 0 < sizes[-1] <= rows
+
+
+def blanks() -> list[list[str]]:
+    """Calls of every command with one argument that is blank, whatever arguments it has."""
+    calls = []
+    parser = _parser()
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, command in commands.choices.items():
+        needed = ["x" for a in command._actions if not a.option_strings and a.nargs is None]
+        for action in command._actions:
+            if action.nargs == 0 or action.choices or action.dest in ("reason", "columns"):
+                continue
+            if action.option_strings:
+                calls.append([name, *needed, action.option_strings[-1], ""])
+            else:
+                calls.append([name, *([] if action.nargs is None else needed), ""])
+    return calls
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\u2003"])
+@pytest.mark.parametrize("call", blanks(), ids=" ".join)
+def test_a_blank_argument_is_refused_before_anything_is_done(
+    call: list[str], blank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main([blank if argument == "" else argument for argument in call])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "is empty (a shell variable that is not set?)" in said
+    assert written(tmp_path) == []

@@ -63,7 +63,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{hint}")
+    _refuse_blank(options)
     return options
+
+
+def _refuse_blank(options: argparse.Namespace) -> None:
+    """An argument that is given and says nothing (a shell variable that is not set) ends the process: as a path it
+    would be the working folder, as an option it would be overlooked."""
+    for action in options.parser._actions:
+        given = getattr(options, action.dest, action.default)
+        values = given if isinstance(given, list) else [given]
+        if given != action.default and any(isinstance(value, str) and not value.strip() for value in values):
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+            options.parser.error(f"{name}: is empty (a shell variable that is not set?): name it, or leave it out")
 
 
 def _parser() -> argparse.ArgumentParser:
