@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ugaf.export.earlier import Earlier
     from ugaf.export.products import Product
 
-__all__ = ["ExportSettings", "ExportSummary", "export", "source_kind"]
+__all__ = ["ExportSettings", "ExportSummary", "export", "export_product", "source_kind"]
 
 Notify = Callable[[str], None]
 
@@ -103,21 +103,24 @@ def export(
     *besides, main = products(view, settings)
     for product in (*besides, main):
         with view.storage.lock(product.root):
-            summary = _export(view, product, settings, progress, replace, notify, with_card=product == main)
+            card = product == main
+            summary = export_product(view, product, settings, progress, replace=replace, notify=notify, with_card=card)
     if asked:
         earlier.remember(view, settings, asked)
     return summary
 
 
-def _export(
+def export_product(
     view: RunView,
     product: Product,
     settings: ExportSettings,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
+    *,
     replace: bool,
     notify: Notify | None,
     with_card: bool,
 ) -> ExportSummary:
+    """The same for one of the folders that a run exports into, which the caller has locked; see `export`."""
     from ugaf.export import card, earlier, folder, writing
 
     storage, root = view.storage, product.root

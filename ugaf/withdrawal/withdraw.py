@@ -24,7 +24,7 @@ from ugaf.engine.cutting import source_digest
 from ugaf.ingest import SourceRef, failed_id
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
-from ugaf.withdrawal import erasing
+from ugaf.withdrawal import erasing, products
 from ugaf.withdrawal.erasing import Gone
 
 Notify = Callable[[str], None]
@@ -92,6 +92,11 @@ def plan(view: RunView, texts: Sequence[str], listed: Sequence[str] = ()) -> Pla
     return _planned(view, list(matches.values()), known)
 
 
+def of_shards(view: RunView, planned: Plan) -> list[str]:
+    """What would become of the shards that are there, for a person."""
+    return list(products.told(view, Gone(frozenset(planned.names), planned.edits, {}))) if planned.names else []
+
+
 def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
     """Carry it out: after this the run's folder has none of it, and knows it again."""
     if not planned.names:
@@ -132,7 +137,9 @@ def finish(view: RunView, notify: Notify) -> None:
     fresh = RunView(view.path, view.pipeline)
     found = survey(fresh.columns)
     record.save(fresh.columns, found.fits, found.inputs)
-    _rewrite_products(RunView(view.path, view.pipeline), notify)
+    ids, edits = (sorted({id for task in every.erasing for id in getattr(task, of)}) for of in ("ids", "edits"))
+    products.rewrite(RunView(view.path, view.pipeline), Gone.of(ids, edits, every), notify)
+    _rewrite_pages(RunView(view.path, view.pipeline), notify)
     _scrub(storage, {text for task in every.erasing for text in (*task.ids, *task.edits, *task.names)})
     Tombstones(every.by_id).write(storage)
 
@@ -196,28 +203,10 @@ def _owners(columns: Columns, fragment: str, places: Sequence[int], gone: Gone) 
     return {place: found[place] for place in places if place in found}
 
 
-def _rewrite_products(view: RunView, notify: Notify) -> None:
-    """What was written from the run's columns, where it is there, without what was withdrawn."""
+def _rewrite_pages(view: RunView, notify: Notify) -> None:
+    """The pages that were written from the run's columns, where they are there, without what was withdrawn."""
     from ugaf import report, tune
-    from ugaf.export import earlier, export, folder
-    from ugaf.export.products import PAIRS, PHOTOGRAPHS, products
 
-    settings, storage = earlier.remembered(view), view.storage
-    now, there = products(view, settings), list[str]()
-    for product in (PAIRS, PHOTOGRAPHS):
-        if folder.exported_files(storage, product.root) or folder.is_unfinished(storage, product.root):
-            there.append(product.root)
-            settings = earlier.with_earlier(settings, earlier.find(storage, product.root, product.noun))
-    for root in set(there) - {product.root for product in now}:
-        # What the pipeline that the folder was of before has exported, and this one cannot write anew.
-        for path in (*folder.exported_files(storage, root), f"{root}/{folder.MANIFEST}"):
-            storage.remove(path)
-        folder.discard(storage, root)
-        notify(f"{root}: removed, since this pipeline does not write it")
-    if there:
-        # To replace, since what was exported may be of the withdrawn alone; the settings name all that is there.
-        summary = export(view, settings, replace=True, notify=notify)
-        notify(f"{summary.root}: {summary}")
     shown = view.pipeline.settings
     if view.storage.exists(report.PATH):
         notify(report.write_report(view, gallery=shown.report.gallery, seed=shown.seed))

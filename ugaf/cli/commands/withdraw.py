@@ -52,6 +52,9 @@ def run(options: argparse.Namespace) -> int:
     for text in planned.known:
         console.print(escape(f"{text}: withdrawn already"))
     console.print(escape(planned.told(view.pipeline.is_pairs, options.dry_run)))
+    if options.dry_run:
+        for line in withdrawal.of_shards(view, planned):
+            console.print(escape(line))
     if options.dry_run or not planned.names:
         return 0
     withdrawal.withdraw(view, planned, options.reason, lambda line: console.print(escape(line)))
