@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ugaf import __version__
+from ugaf.base.printing import complain, harmless, ready_streams
 from ugaf.cli.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status; without
     arguments it is a program, takes those of the process, and ends it."""
+    ready_streams()
     status = _command(parse(sys.argv[1:] if arguments is None else list(arguments)))
     if arguments is None:
         from ugaf.cli import endings
@@ -36,10 +38,10 @@ def _command(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             return status
     except (UgafError, StopRun) as error:
-        print(f"ugaf: {error}", file=sys.stderr)
+        complain("ugaf", error)
         return error.status
     except KeyboardInterrupt:
-        print(f"ugaf: interrupted; {endings.GOES_ON}", file=sys.stderr)
+        complain("ugaf", f"interrupted; {endings.GOES_ON}")
         return endings.INTERRUPTED
     except BrokenPipeError:
         return endings.reader_gone()
@@ -47,7 +49,7 @@ def _command(options: argparse.Namespace) -> int:
         known = endings.mend(error)
         if known is None:
             raise
-        print(f"ugaf: {known}", file=sys.stderr)
+        complain("ugaf", known)
         return known.status
 
 
@@ -62,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         known = [name for action in command._actions for name in action.option_strings]
         close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{hint}")
+        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {harmless(' '.join(unknown))}{hint}")
     _refuse_blank(options)
     return options
 

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from ugaf.base.errors import ConfigError
+from ugaf.base.printing import HARMFUL
 from ugaf.columns.parts import SOURCES, heavy_columns, part_schema
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.columns.view import RunView
@@ -146,7 +148,9 @@ class _Lines:
     def write(self, table: pa.Table) -> None:
         for batch in table.to_batches(max_chunksize=_BATCH):
             for row in batch.to_pylist():
-                self._stream.write(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+                # The same JSON, which a terminal may be shown.
+                self._stream.write(HARMFUL.sub(_escaped, line).encode() + b"\n")
 
     def close(self) -> None:
         pass
@@ -182,6 +186,12 @@ _WRITERS: dict[str, type[_Parquet] | type[_Lines] | type[_Csv]] = {
     ".jsonl": _Lines,
     ".csv": _Csv,
 }
+
+
+def _escaped(found: re.Match[str]) -> str:
+    r"""A character as JSON spells it: `\u001b`."""
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
 def _plain(value: Any) -> Any:

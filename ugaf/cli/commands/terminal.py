@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
+from ugaf.base.printing import harmless
 from ugaf.columns.view import StageCounts
 
 
-class _Console(Console):
-    """Leaves it to the command line how a command ends whose reader has gone."""
+class SafeConsole(Console):
+    """Prints no control character of data, wherever it stands: in a line, a table's cell, the live display. Leaves it
+    to the command line how a command ends whose reader has gone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def failure_lines(counts: Sequence[StageCounts]) -> list[str]:
