@@ -28,6 +28,11 @@ def _spelled(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def counted(rows: int, noun: str) -> str:
+    """ "1 pair", "2,000 pairs"; `noun` is the plural."""
+    return f"{rows:,} {noun.removesuffix('s') if rows == 1 else noun}"
+
+
 def complain(who: str, what: object) -> None:
     """Say on standard error why a command ended, or what it could not do."""
     print(f"{who}: {harmless(str(what))}", file=sys.stderr)

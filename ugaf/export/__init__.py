@@ -55,7 +55,7 @@ class ExportSummary:
         return sum(self.rows.values())
 
     def __str__(self) -> str:
-        from ugaf.export.earlier import counted
+        from ugaf.base.printing import counted
 
         if self.stays is not None:
             text = (
@@ -66,7 +66,8 @@ class ExportSummary:
             text = f"no shards: no {self.noun.removesuffix('s')} was kept (the funnel shows where they went)"
         else:
             rows = ", ".join(f"{count} {split}" for split, count in self.rows.items())
-            text = f"{counted(self.total, self.noun)} ({rows}) in {len(self.files)} shards, {self.bytes / 1e6:.1f} MB"
+            shards = f"{counted(len(self.files), 'shards')}, {self.bytes / 1e6:.1f} MB"
+            text = f"{counted(self.total, self.noun)} ({rows}) in {shards}"
             text += "" if self.written else ", up to date"
         for reason, count in self.left_out.items():
             text += f"\nkept, but left out: {count} ({reason})"

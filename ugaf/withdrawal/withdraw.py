@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ugaf.base.errors import UgafError
+from ugaf.base.printing import counted
 from ugaf.columns import record, tombstones
 from ugaf.columns.addressing import WHOLE, Match, search
 from ugaf.columns.parts import REFS, SOURCES, Columns
@@ -54,8 +55,8 @@ class Plan:
         if not self.names:
             return "nothing to withdraw"
         count = len(self.names)
-        noun = ("pair" if pairs else "photograph") + "s" * (count != 1)
-        lines = [f"{'would withdraw' if dry else 'withdraws'} {count} {noun} and {len(self.edits)} edits"]
+        what = f"{counted(count, 'pairs' if pairs else 'photographs')} and {counted(len(self.edits), 'edits')}"
+        lines = [f"{'would withdraw' if dry else 'withdraws'} {what}"]
         if self.others:
             lines.append(f"  {self.others} of the edits are of other photographs, and show a part of one that goes")
         if self.unread:
@@ -133,7 +134,7 @@ def finish(view: RunView, notify: Notify) -> None:
         count = erasing.erase(storage, gone, frozenset(task.places))
         for fragment, places in task.places.items():
             erasing.bury_sources(storage, fragment, _owners(view.columns, fragment, places, gone))
-        notify(f"columns: {count} part files written anew")
+        notify(f"columns: {counted(count, 'part files')} written anew")
     fresh = RunView(view.path, view.pipeline)
     found = survey(fresh.columns)
     record.save(fresh.columns, found.fits, found.inputs)
