@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ugaf import cli
 from ugaf.base.errors import UgafError
+from ugaf.cli.explain import explain, story
 from ugaf.cli.progress.files import Heartbeat
 from ugaf.columns.tombstones import Tombstones, is_unfinished
 from ugaf.columns.view import RunView
@@ -75,7 +76,7 @@ def run(tmp_path: Path) -> Pipeline:
 
 
 def test_nothing_of_a_withdrawn_photograph_is_in_any_file_and_no_later_run_brings_it_back(
-    run: Pipeline, tmp_path: Path
+    run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = tmp_path / "in" / "photo-00002.jpg"
     view, key = RunView(run.output, run), image_id(photo.read_bytes())
@@ -96,9 +97,15 @@ def test_nothing_of_a_withdrawn_photograph_is_in_any_file_and_no_later_run_bring
     assert set(table(view, "edit", [])) == others
     (row,) = [row for row in table(view, "image", ["sources"]).values() if row["status"] != "kept"]
     assert (row["stage"], row["reason"], row["sources"]) == ("ingest", "withdrawn: asked by its owner", [])
-    for text in ("photo-00002.jpg", key, str(photo)):
-        with pytest.raises(UgafError, match=r"was withdrawn from .*: asked by its owner\)"):
-            view.find(text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "another-photo-00002.jpg").write_bytes(
+        make_photos(tmp_path / "other", 1, start=90)[0].read_bytes()
+    )
+    for again in (view, go(run)):
+        for text in ("photo-00002.jpg", key, str(photo), "in/photo-00002.jpg", "./in/../in/photo-00002.jpg"):
+            told = story(again, text)
+            assert told["verdict"]["status"] == "withdrawn", text
+            assert next(iter(explain(again, text))) == "WITHDRAWN: asked by its owner"
 
 
 def test_edits_of_others_that_show_a_part_of_it_go_too(run: Pipeline) -> None:

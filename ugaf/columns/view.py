@@ -5,7 +5,6 @@ Everything is derived from the stored columns and the rules in `run.yaml` at the
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ugaf.base import location
 from ugaf.base.errors import UgafError, nearest
 from ugaf.base.trust import only as trusting
 from ugaf.columns import record
-from ugaf.columns.addressing import search, source_names
+from ugaf.columns.addressing import PART, search, source_names
 from ugaf.columns.fitting import fit
 from ugaf.columns.parts import Columns, FragmentValues, part_schema
 from ugaf.columns.verdicts import (
@@ -218,17 +217,15 @@ class RunView:
 
     def find(self, text: str) -> tuple[str, str, FragmentVerdicts]:
         """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
-        name or a part of one (see `ugaf.columns.addressing`). Raises UgafError if none or several, or if it was not
-        read yet.
+        name or a part of one (see `ugaf.columns.addressing`); of a withdrawn one the row in its place, by its whole id,
+        path or file name. Raises UgafError if none or several, or if it was not read yet.
         """
         found = search(self, [text])[text]
         matches = found.matches
+        if found.rank >= PART and (stone := self.columns.tombstones.of_text(text)) is not None:
+            # A part of another row's name is less than its own.
+            matches = search(self, [stone.id], parts=False)[stone.id].matches
         if not matches:
-            stones = self.columns.tombstones
-            if stone := stones.of_id(text) or stones.of_name(text) or stones.of_name(os.path.abspath(text)):
-                raise UgafError(
-                    f"{text} was withdrawn from {self.path} ({stone.when}{stone.reason and ': '}{stone.reason})"
-                )
             raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
         if len(matches) > 1:
             raise UgafError(found.ambiguity(text, self.path))

@@ -7,7 +7,6 @@ the list of what is to be erased is dropped. `finish` does what is left of this;
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ def plan(view: RunView, texts: Sequence[str], listed: Sequence[str] = ()) -> Pla
     matches: dict[tuple[str, str, int | None], Match] = {}
     for text, one in found.items():
         rows = [match for match in one.matches if match.place is not None or stones.of_id(match.base) is None]
-        if not rows and (one.matches or stones.of_id(text) or _of_name(stones, text)):
+        if not rows and (one.matches or stones.of_text(text)):
             known.append(text)
         elif not rows:
             problems.append(f"{view.path} has no row with an id that starts with {text!r} or a source of that name")
@@ -225,7 +224,3 @@ def _scrub(storage: Storage, secrets: set[str]) -> None:
             text = whole.sub("(withdrawn)", text) if secrets else text
             if text != old:
                 storage.write(name, text.encode("utf-8", "surrogateescape"))
-
-
-def _of_name(stones: Tombstones, text: str) -> bool:
-    return bool(stones.of_name(text) or stones.of_name(os.path.abspath(text)))
