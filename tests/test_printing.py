@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from rich.table import Table
 
 from ugaf import cli
 from ugaf.base.printing import HARMFUL, complain, harmless
-from ugaf.cli.commands.terminal import SafeConsole
+from ugaf.cli.commands.terminal import SafeConsole, funnel_table
 from ugaf.cli.progress.files import RunLog
+from ugaf.columns.view import StageCounts
 from ugaf.export import export
 from ugaf.pages import markup
 from ugaf.pages.cells import plain
@@ -113,6 +115,23 @@ def test_json_lines_say_the_same(run: Path, capsys: pytest.CaptureFixture[str]) 
     names = {os.path.basename(json.loads(line)["sources"][0]) for line in capsys.readouterr().out.splitlines()}
     assert names == {NAMED, "é\x9b2J日本.jpg", "\x85b.jpg", "broken\x1b[2J.jpg"}
     assert all(HARMFUL.search(name) for name in names)
+
+
+@given(st.dictionaries(TEXTS, st.integers(1, 99), max_size=7), st.dictionaries(TEXTS, st.integers(1, 99), max_size=7))
+def test_the_funnel_says_of_every_row_that_is_out_why_or_that_there_are_more_reasons(
+    rejected: dict[str, int], errors: dict[str, int]
+) -> None:
+    stage = StageCounts("stage", "image", rejected=Counter(rejected), errors=Counter(errors))
+    shown = funnel_table([stage])
+    reasons, numbers = ([strip(cell) for cell in list(shown.columns[at].cells)[1:]] for at in (0, 4))
+    assert sum(map(int, numbers)) == sum(rejected.values()) + sum(errors.values())
+    for kinds, begins in ((rejected, "and "), (errors, "failed: and ")):
+        told = [reason for reason in reasons if reason.startswith(begins) and reason.endswith("--json`)")]
+        assert told == ([f"{begins}{len(kinds) - 3} more (report, `ugaf status --json`)"] if len(kinds) > 3 else [])
+
+
+def strip(cell: object) -> str:
+    return re.sub(r"\[/?(dim)?\]", "", str(cell)).strip()
 
 
 ENVIRONMENTS = [

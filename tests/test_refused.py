@@ -351,3 +351,16 @@ def test_a_blank_argument_is_refused_before_anything_is_done(
     said = capsys.readouterr().err
     assert "is empty (a shell variable that is not set?)" in said
     assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize(("first", "then", "told"), [(20, 400, False), (400, 400, True), (20, 20, True)])
+def test_the_card_is_named_where_it_is_of_this_call(first: int, then: int, told: bool, tmp_path: Path) -> None:
+    make_photos(tmp_path / "in", 2, side=300)
+    document = {"name": "p", "inputs": ["in"], "output": "run", "engine": {"executor": "inline"}}
+    for bound in (first, then):
+        stages = [{"curation.resolution": {"keep": {"short_side": {"min": bound}}}}]
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump({**document, "stages": stages}))
+        done = command("run", "p.yaml", cwd=tmp_path)
+    assert done.returncode == (4 if then == 400 else 0), done.stderr
+    assert ("card    run/README.md" in done.stdout) == told
+    assert ("the earlier ones stay, with their card" in done.stdout) != told

@@ -60,7 +60,8 @@ class StageCounts:
     """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
 
     rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
-    rows: rows that the stage has measured. examples: by error type, the first failure's `message`, `id` and `source`
+    rows: rows that the stage has measured, those too that it
+    would not be given now. examples: by error type, the first failure's `message`, `id` and `source`
     (the file that the row came from; "" where it is not known).
     """
 
@@ -171,7 +172,9 @@ class RunView:
                 counts.errors.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == FAILED))
                 self._add_examples(counts, fragment, given)
                 counts.seconds += given.seconds
-                counts.rows += int(np.count_nonzero(given.index >= 0))
+                # Of a stage all that its seconds were spent on, whatever it would be given now; of ingest the rows.
+                here = np.count_nonzero(given.index >= 0) if given.stage == INGEST else given.table.num_rows
+                counts.rows += int(here)
         for counts in out.values():
             counts.check()
         return list(out.values())

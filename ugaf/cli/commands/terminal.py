@@ -26,6 +26,9 @@ class SafeConsole(Console):
         raise BrokenPipeError
 
 
+REASONS = 3
+"""Of a stage, so many of the commonest are in the printed funnel."""
+
 console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
@@ -61,7 +64,11 @@ def funnel_table(counts: Sequence[StageCounts]) -> Table:
         rate = f"{stage.rows / stage.seconds:.1f}" if stage.seconds > 0 else "-"
         numbers = (stage.given, stage.kept, rejected, stage.failed, stage.pending)
         table.add_row(stage.name, f"{stage.level}s", *(str(number) for number in numbers), rate)
-        reasons = [*stage.rejected.most_common(3), *((f"failed: {k}", n) for k, n in stage.errors.most_common(3))]
-        for reason, number in reasons:
-            table.add_row(f"  [dim]{escape(reason)}[/]", "", "", "", f"[dim]{number}[/]")
+        for word, reasons in (("", stage.rejected), ("failed: ", stage.errors)):
+            for reason, number in reasons.most_common(REASONS):
+                table.add_row(f"  [dim]{escape(word + reason)}[/]", "", "", "", f"[dim]{number}[/]")
+            rest = [number for _, number in reasons.most_common()[REASONS:]]
+            if rest:
+                more = f"{word}and {len(rest)} more (report, `ugaf status --json`)"
+                table.add_row(f"  [dim]{more}[/]", "", "", "", f"[dim]{sum(rest)}[/]")
     return table
