@@ -123,6 +123,9 @@ def test_pairs_are_found_by_their_line_and_their_file(tmp_path: Path) -> None:
     inputs = [{"path": str(tmp_path / "in" / "pairs.jsonl"), "kind": "pairs"}]
     view = go(pipeline(inputs, tmp_path / "run", [MEAN]))
     assert view.find("pairs.jsonl#1")[1] == view.find("pairs.jsonl")[1] == "edit"
+    for picture in (b.name, "0000-source.jpg"):
+        with pytest.raises(UgafError, match=r"a pair is named by where it stands, such as pairs\.jsonl#1$"):
+            view.find(picture)
 
 
 @pytest.mark.parametrize("source", ["/in/a#1 (b (2).jpg)", "/in/cat (3)", "/in (2)/cat (3).jpg", "/in/l.csv#7"])

@@ -229,7 +229,10 @@ class RunView:
             # A part of another row's name is less than its own.
             matches = search(self, [stone.id], parts=False)[stone.id].matches
         if not matches:
-            raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
+            hint = f"; {self._how_named()}" if self.pipeline.is_pairs and self.fragments else ""
+            raise UgafError(
+                f"{self.path} has no row with an id that starts with {text!r} or a source of that name{hint}"
+            )
         if len(matches) > 1:
             raise UgafError(found.ambiguity(text, self.path))
         (match,) = matches
@@ -237,6 +240,12 @@ class RunView:
             raise UgafError(f"{match.source} has not been read yet: it is pending at {INGEST}")
         skip = self.skips.get(match.fragment, ())
         return match.id, match.level, judge(self.columns, match.fragment, skip=skip, fits=self.fits)
+
+    def _how_named(self) -> str:
+        """How a pair is named, by the run's first: not by its pictures, whose names are not kept."""
+        row = self.columns.sources(self.fragments[0], ["uri", "member"]).slice(0, 1).to_pylist()[0]
+        name = row["uri"].rpartition("/")[2]
+        return "a pair is named by where it stands, such as " + (f"{name}#{row['member']}" if row["member"] else name)
 
     def values(self, fragment: str, columns: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Columns of rows by id, all of the rows' own level."""
