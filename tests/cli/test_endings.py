@@ -83,6 +83,25 @@ def test_sigterm_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
     assert cli.main([*arguments, "--set", f"{FAILING}.wait_s=0"]) == 0
 
 
+@pytest.mark.own_ray
+@pytest.mark.parametrize("after_s", [0.0, 0.4, 1.0, 2.0, 3.0])
+def test_sigterm_while_ray_starts_ends_the_run_like_any_other(after_s: float, tmp_path: Path) -> None:
+    process = started([*command(tmp_path, 2, good=2), "--set", "engine.executor=ray"])
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "starting Ray" in line:
+            break
+    time.sleep(after_s)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=90)
+    if process.returncode == 0:
+        pytest.skip("the run was done before")
+    assert process.returncode == 75
+    assert "SIGTERM" in said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert cli.main(command(tmp_path, good=12)) == 0
     reader, writer = os.pipe()

@@ -90,6 +90,20 @@ def test_a_folder_and_a_tar_mean_all_that_is_in_them(run: tuple[RunView, Path]) 
     assert [len(one.matches) for one in found.values()] == [3, 2, 12, 0]
 
 
+@given(st.text(" \t\n\r\u2003\u00a0", max_size=4))
+def test_a_blank_text_means_no_row(run: tuple[RunView, Path], text: str) -> None:
+    view, folder = run
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert [len(one.matches) for one in search(view, [text, f"{folder}/in"]).values()] == [0, 12]
+        for texts, listed in (([text], []), ([], [text])):
+            with pytest.raises(UgafError, match="no row"):
+                withdrawal.plan(view, texts, listed)
+    finally:
+        os.chdir(before)
+
+
 def test_what_has_not_been_read_says_so(tmp_path: Path) -> None:
     make_photos(tmp_path / "in", 3)
     from ugaf.engine.cutting import cut
@@ -109,6 +123,9 @@ def test_pairs_are_found_by_their_line_and_their_file(tmp_path: Path) -> None:
     inputs = [{"path": str(tmp_path / "in" / "pairs.jsonl"), "kind": "pairs"}]
     view = go(pipeline(inputs, tmp_path / "run", [MEAN]))
     assert view.find("pairs.jsonl#1")[1] == view.find("pairs.jsonl")[1] == "edit"
+    for picture in (b.name, "0000-source.jpg"):
+        with pytest.raises(UgafError, match=r"a pair is named by where it stands, such as pairs\.jsonl#1$"):
+            view.find(picture)
 
 
 @pytest.mark.parametrize("source", ["/in/a#1 (b (2).jpg)", "/in/cat (3)", "/in (2)/cat (3).jpg", "/in/l.csv#7"])

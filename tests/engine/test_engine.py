@@ -57,6 +57,17 @@ def test_second_run_does_nothing_and_changes_no_byte(photos: Path, tmp_path: Pat
     assert len(executions(trace, "mean")) == 12
 
 
+@pytest.mark.parametrize("bound", [0.0, 60.0, 120.0, 1000.0])
+def test_the_rate_of_a_stage_is_of_all_rows_that_it_measured_whatever_it_is_given_now(
+    bound: float, photos: Path, tmp_path: Path
+) -> None:
+    before = counts(go(pipeline(photos, tmp_path / "run", [MEAN, DOUBLE, HALVES, FLIP])))
+    after = counts(go(pipeline(photos, tmp_path / "run", [{MEAN: {"keep": {"mean": {"min": bound}}}}, DOUBLE, HALVES])))
+    assert before[DOUBLE].rows == 12
+    for name in (MEAN, DOUBLE, HALVES):
+        assert (after[name].rows, after[name].seconds) == (before[name].rows, before[name].seconds)
+
+
 def test_a_threshold_recomputes_nothing_and_admits_only_new_rows(photos: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.mkdir()

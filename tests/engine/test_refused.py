@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -19,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import PATHS
 
+from ugaf import cli
 from ugaf.base.errors import ConfigError
+from ugaf.cli.main import _parser
 from ugaf.columns.parts import SOURCES, Columns
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
@@ -318,3 +321,47 @@ def test_a_fragment_fits_the_number_of_sources(count: int, rows: int, tmp_path: 
     assert sizes[:-1] == [rows] * (len(sizes) - 1)
     assert sum(sizes) == count
     assert 0 < sizes[-1] <= rows
+
+
+def blanks() -> list[list[str]]:
+    """Calls of every command with one argument that is blank, whatever arguments it has."""
+    calls = []
+    parser = _parser()
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, command in commands.choices.items():
+        needed = ["x" for a in command._actions if not a.option_strings and a.nargs is None]
+        for action in command._actions:
+            if action.nargs == 0 or action.choices or action.dest in ("reason", "columns"):
+                continue
+            if action.option_strings:
+                calls.append([name, *needed, action.option_strings[-1], ""])
+            else:
+                calls.append([name, *([] if action.nargs is None else needed), ""])
+    return calls
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\u2003"])
+@pytest.mark.parametrize("call", blanks(), ids=" ".join)
+def test_a_blank_argument_is_refused_before_anything_is_done(
+    call: list[str], blank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main([blank if argument == "" else argument for argument in call])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "is empty (a shell variable that is not set?)" in said
+    assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize(("first", "then", "told"), [(20, 400, False), (400, 400, True), (20, 20, True)])
+def test_the_card_is_named_where_it_is_of_this_call(first: int, then: int, told: bool, tmp_path: Path) -> None:
+    make_photos(tmp_path / "in", 2, side=300)
+    document = {"name": "p", "inputs": ["in"], "output": "run", "engine": {"executor": "inline"}}
+    for bound in (first, then):
+        stages = [{"curation.resolution": {"keep": {"short_side": {"min": bound}}}}]
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump({**document, "stages": stages}))
+        done = command("run", "p.yaml", cwd=tmp_path)
+    assert done.returncode == (4 if then == 400 else 0), done.stderr
+    assert ("card    run/README.md" in done.stdout) == told
+    assert ("the earlier ones stay, with their card" in done.stdout) != told

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugaf.base.errors import ConfigError
-from ugaf.pipeline import rules
+from ugaf.pipeline import config, rules
 
 SCHEMA = pa.schema(
     [
@@ -96,3 +96,37 @@ def test_null_switches_a_rule_off() -> None:
     assert rules.parse({"value": None, "count": {"min": None, "max": 3}}, SCHEMA, "stage") == (
         rules.Rule("count", "max", 3),
     )
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("column", ["value", "count"])
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        *((kind, NAN) for kind in ("min", "max", "min_quantile", "max_quantile", "equals")),
+        *((kind, [1, NAN]) for kind in ("one_of", "none_of")),
+        *(("min", INF), ("max", -INF), ("min_quantile", INF), ("max_quantile", -INF)),
+    ],
+)
+def test_a_bound_that_nothing_can_meet_is_refused_by_its_name(column: str, kind: str, bound: object) -> None:
+    with pytest.raises(ConfigError, match=rf"stage\.keep\.{column}\.{kind}: "):
+        parse(**{column: {kind: bound}})
+    for no_limit in ({"min": -INF}, {"max": INF}):
+        assert not rules.judge(parse(**{column: no_limit}), pa.table({column: [1, None]})).tolist().count(0)
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "export.validation",
+        "engine.patience_s",
+        "export.shard_mb",
+        "curation.dedup.keep.neighbours.distinct.where.x.min",
+    ],
+)
+def test_numbers_of_settings_are_finite(setting: str, number: str) -> None:
+    with pytest.raises(ConfigError, match=setting.rpartition(".")[2]):
+        config.load("curate", ["inputs=[sample://coffee]", f"{setting}={number}"])

@@ -250,3 +250,35 @@ def test_a_dark_browser_prints_in_light_colours(browser: webdriver.Chrome, addre
     assert ground("screen") == "rgb(18, 19, 22)"
     assert ground("print") == "rgb(246, 246, 243)"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_the_numbers_of_funnel_and_reasons_are_on_the_screen(opened: webdriver.Chrome, dark: bool) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
+    try:
+        over = opened.execute_script(
+            "return ['funnel', 'reasons', 'time'].map(name => document.querySelector(`table.${name}`).parentElement)"
+            ".map(box => box.scrollWidth - box.clientWidth)"
+        )
+        assert over == [0, 0, 0]
+        shades = "return getComputedStyle(document.querySelector('.scroll')).backgroundAttachment"
+        assert opened.execute_script(shades).startswith("local, local, scroll, scroll")
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize(("word", "lines"), [("background", 1), ("x" * 200, 2)])
+def test_the_balance_breaks_no_word_that_fits(opened: webdriver.Chrome, word: str, lines: int) -> None:
+    high, over = opened.execute_script(
+        "const cell = document.querySelector('table.balance tbody th'), before = cell.textContent;"
+        "const one = cell.clientHeight; cell.textContent = arguments[0];"
+        "const box = cell.closest('.scroll'), found = [cell.clientHeight / one, box.scrollWidth - box.clientWidth];"
+        "cell.textContent = before; return found",
+        word,
+    )
+    assert (high < 1.2) == (lines == 1)
+    assert over == 0

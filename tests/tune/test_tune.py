@@ -28,6 +28,7 @@ from tune_tools import (
 
 from ugaf.base.errors import ConfigError
 from ugaf.columns.view import RunView
+from ugaf.pages.distributions import bin_edges
 from ugaf.pipeline import config
 from ugaf.tune import PATH, as_table, data, fit_page, tune, with_settings
 from ugaf.tune.funnel import predict
@@ -281,3 +282,18 @@ def test_a_sample_is_whole_photographs_with_their_edits(complete: RunView) -> No
         mine = part.levels[other.level].ids.take(other.rows).to_pylist()
         assert mine == [key for key in kept if key in set(part.levels[other.level].ids.to_pylist())]
         assert one.name in (FIRST, SECOND, FAN, LAST)
+
+
+@given(
+    st.lists(st.floats(0, 1e4), min_size=1, max_size=80),
+    st.dictionaries(st.sampled_from(["min", "max"]), st.floats(0, 1e4)),
+    st.sampled_from([(0.0, None), (0.0, 1e4)]),
+)
+def test_a_histogram_does_not_go_beyond_its_measure(
+    values: list[float], rule: dict[str, float], ends: tuple[float, float | None]
+) -> None:
+    edges = bin_edges(np.array(values), rule, 40, ends)
+    whole = all(value == round(value) for value in values)
+    assert edges[0] >= ends[0] - (0.5 if whole else 0)
+    assert edges[-1] <= (np.inf if ends[1] is None else ends[1]) + (1.5 if whole else 0)
+    assert (np.diff(edges) > 0).all()

@@ -19,12 +19,14 @@ from places import PATHS
 
 from ugaf import cli
 from ugaf.base.errors import UgafError
+from ugaf.cli.explain import explain, story
 from ugaf.cli.progress.files import Heartbeat
 from ugaf.columns.tombstones import Tombstones, is_unfinished
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.engine.cutting import cut
 from ugaf.export import export
+from ugaf.export.products import products
 from ugaf.ingest import image_id
 from ugaf.pipeline import config
 from ugaf.pipeline.config import Pipeline
@@ -75,7 +77,7 @@ def run(tmp_path: Path) -> Pipeline:
 
 
 def test_nothing_of_a_withdrawn_photograph_is_in_any_file_and_no_later_run_brings_it_back(
-    run: Pipeline, tmp_path: Path
+    run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = tmp_path / "in" / "photo-00002.jpg"
     view, key = RunView(run.output, run), image_id(photo.read_bytes())
@@ -96,9 +98,15 @@ def test_nothing_of_a_withdrawn_photograph_is_in_any_file_and_no_later_run_bring
     assert set(table(view, "edit", [])) == others
     (row,) = [row for row in table(view, "image", ["sources"]).values() if row["status"] != "kept"]
     assert (row["stage"], row["reason"], row["sources"]) == ("ingest", "withdrawn: asked by its owner", [])
-    for text in ("photo-00002.jpg", key, str(photo)):
-        with pytest.raises(UgafError, match=r"was withdrawn from .*: asked by its owner\)"):
-            view.find(text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "another-photo-00002.jpg").write_bytes(
+        make_photos(tmp_path / "other", 1, start=90)[0].read_bytes()
+    )
+    for again in (view, go(run)):
+        for text in ("photo-00002.jpg", key, str(photo), "in/photo-00002.jpg", "./in/../in/photo-00002.jpg"):
+            told = story(again, text)
+            assert told["verdict"]["status"] == "withdrawn", text
+            assert next(iter(explain(again, text))) == "WITHDRAWN: asked by its owner"
 
 
 def test_edits_of_others_that_show_a_part_of_it_go_too(run: Pipeline) -> None:
@@ -185,6 +193,56 @@ def test_when_the_last_one_goes_the_shards_go(run: Pipeline, tmp_path: Path) -> 
     assert counts(RunView(run.output, run))["ingest"].kept == 0
     entries = RunView(run.output, run).inputs
     assert [(entry["sources"], entry["rows"]) for entry in entries] == [(13, 0)]
+
+
+def export_ids(view: RunView, edits: bool) -> list[str]:
+    """Of the photographs that an export of the run shows."""
+    product = products(view, view.pipeline.settings.export)[-1]
+    plan = product.plan(view, view.pipeline.settings.export)
+    records = product.reader(view, view.pipeline.settings.export, plan).records()
+    return sorted({record.values["image_id"] if edits else record.id for record in records})
+
+
+@pytest.mark.parametrize("formats", [["parquet"], ["webdataset"], ["parquet", "webdataset"]], ids="+".join)
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize("tighter", [False, True])
+def test_shards_are_touched_only_where_something_of_the_withdrawn_is_in_them(
+    formats: list[str], edits: bool, tighter: bool, tmp_path: Path
+) -> None:
+    """Whatever the run keeps now: shards that stayed from other thresholds, or are of the rows of now."""
+    make_photos(tmp_path / "in", 6)
+    make_photos(tmp_path / "in", 3, start=50, side=40)
+    made = [MEAN, HALVES, FLIP] if edits else []
+
+    def stages(**keep: Any) -> list[Any]:
+        return [{"curation.resolution": {"keep": {"short_side": {"min": None, **keep}}}}, *made]
+
+    exported = {"formats": formats, "photographs": "auto", "validation": 0.3}
+    first = go(pipeline(tmp_path / "in", tmp_path / "run", stages(max=30), export=exported))
+    assert export(first).total > 1
+    row = export_ids(first, edits)[0]
+    (name,) = [path for path in (tmp_path / "in").iterdir() if image_id(path.read_bytes()) == row]
+    later = stages(max=5) if tighter else stages(max=30)
+    checked = pipeline(tmp_path / "in", tmp_path / "run", later, export=exported)
+    go(checked)
+    folder = tmp_path / "run" / ("shards" if edits else "photographs")
+    before, card = tree(folder), (tmp_path / "run" / "README.md").read_bytes()
+
+    def told(text: str) -> str:
+        view = RunView(checked.output, checked)
+        (line,) = withdrawal.of_shards(view, withdrawal.plan(view, [text]))
+        return line
+
+    assert "nothing of what is withdrawn is in them" in told("photo-00051.jpg")
+    assert any("nothing of what is withdrawn" in line for line in withdraw(checked, "photo-00051.jpg"))
+    assert (tree(folder), (tmp_path / "run" / "README.md").read_bytes()) == (before, card)
+    said = told(name.name)
+    assert ("removes" in said, "of their other rows the run keeps none now" in said) == (tighter, tighter), said
+    assert tree(folder) == before
+    searched = needles(RunView(checked.output, checked), row, edits)
+    assert any(said.partition(" (were")[0] in line for line in withdraw(checked, name.name))
+    assert where(tmp_path / "run", searched) == []
+    assert (list(folder.rglob("*-0*")) == []) == tighter
 
 
 def test_an_edit_means_its_photograph_and_a_second_time_is_no_error(run: Pipeline) -> None:

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown names are errors, and nothing changes after validation."""
+    """Base of all settings: unknown names are errors, numbers are finite, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def operational(default: Any, **options: Any) -> Any:

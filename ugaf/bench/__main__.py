@@ -20,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; errors meant for the user are printed without a traceback. Returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     from ugaf.base.errors import STOPPED, StopRun, UgafError, nearest
+    from ugaf.base.printing import complain, harmless, ready_streams
+
+    ready_streams()
 
     if given and not given[0].startswith("-") and given[0] not in PROTOCOLS:
-        print(f"ugaf.bench: unknown protocol {given[0]!r}{nearest(given[0], PROTOCOLS)}", file=sys.stderr)
+        complain("ugaf.bench", f"unknown protocol {given[0]!r}{nearest(given[0], PROTOCOLS)}")
         return 2
     options = parser().parse_args(given)
     try:
@@ -30,15 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         report = running.run(_settings(options))
     except UgafError as error:
-        print(f"ugaf.bench: {error}", file=sys.stderr)
+        complain("ugaf.bench", error)
         return 2
     except StopRun as error:
-        print(f"ugaf.bench: {error}", file=sys.stderr)
+        complain("ugaf.bench", error)
         return STOPPED
     except KeyboardInterrupt:
-        print("ugaf.bench: interrupted; what is done is kept, the same command goes on from there", file=sys.stderr)
+        complain("ugaf.bench", "interrupted; what is done is kept, the same command goes on from there")
         return 130
-    print(report)
+    print(harmless(report))
     return 0
 
 

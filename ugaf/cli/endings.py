@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from ugaf.base import faults
 from ugaf.base.errors import MANY_FAILED, NOTHING_KEPT, ConfigError, StopRun, UgafError
+from ugaf.base.printing import counted
 from ugaf.columns.view import StageCounts
 
 GOES_ON = "what is done is kept, and the same command goes on from there"
@@ -132,7 +133,7 @@ def of_run(stages: Sequence[StageCounts], most: float) -> tuple[int, str]:
         allowed = most if most >= 1 or most == 0 else most * stage.given
         if stage.failed > allowed:
             return MANY_FAILED, (
-                f"{stage.name}: {stage.failed} of {stage.given} rows failed, more than --max-failed allows "
+                f"{stage.name}: {stage.failed} of {counted(stage.given, 'rows')} failed, more than --max-failed allows "
                 f"({allowed:g}); --retry-failed does them again"
             )
     return 0, ""

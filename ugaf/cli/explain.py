@@ -76,7 +76,7 @@ def verdict_line(told: Mapping[str, Any]) -> str:
         "out": f"OUT BY {stage}: {reason}",
         "failed": f"FAILED IN {stage}: {reason}; --retry-failed does it again",
         "pending": f"PENDING AT {stage}: {reason}",
-        WITHDRAWN: f"WITHDRAWN: {reason}",
+        WITHDRAWN: WITHDRAWN.upper() + reason.removeprefix(WITHDRAWN),
     }[verdict["status"]]
 
 

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ugaf import __version__
+from ugaf.base.printing import complain, harmless, ready_streams
 from ugaf.cli.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors meant for the user are printed without a traceback. Returns the exit status; without
     arguments it is a program, takes those of the process, and ends it."""
+    ready_streams()
     status = _command(parse(sys.argv[1:] if arguments is None else list(arguments)))
     if arguments is None:
         from ugaf.cli import endings
@@ -36,10 +38,10 @@ def _command(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             return status
     except (UgafError, StopRun) as error:
-        print(f"ugaf: {error}", file=sys.stderr)
+        complain("ugaf", error)
         return error.status
     except KeyboardInterrupt:
-        print(f"ugaf: interrupted; {endings.GOES_ON}", file=sys.stderr)
+        complain("ugaf", f"interrupted; {endings.GOES_ON}")
         return endings.INTERRUPTED
     except BrokenPipeError:
         return endings.reader_gone()
@@ -47,7 +49,7 @@ def _command(options: argparse.Namespace) -> int:
         known = endings.mend(error)
         if known is None:
             raise
-        print(f"ugaf: {known}", file=sys.stderr)
+        complain("ugaf", known)
         return known.status
 
 
@@ -62,8 +64,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         known = [name for action in command._actions for name in action.option_strings]
         close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{hint}")
+        command.error(f"unknown argument{'s' * (len(unknown) > 1)}: {harmless(' '.join(unknown))}{hint}")
+    _refuse_blank(options)
     return options
+
+
+def _refuse_blank(options: argparse.Namespace) -> None:
+    """An argument that is given and says nothing (a shell variable that is not set) ends the process: as a path it
+    would be the working folder, as an option it would be overlooked."""
+    for action in options.parser._actions:
+        given = getattr(options, action.dest, action.default)
+        values = given if isinstance(given, list) else [given]
+        if given != action.default and any(isinstance(value, str) and not value.strip() for value in values):
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+            options.parser.error(f"{name}: is empty (a shell variable that is not set?): name it, or leave it out")
 
 
 def _parser() -> argparse.ArgumentParser:

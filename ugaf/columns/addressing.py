@@ -8,6 +8,8 @@ A text is compared in this order, and the first way that finds anything decides:
    name without its suffix. A number may be all three, and which was meant cannot be known: these count alike, and a
    text that begins one row's id and is another one's name means both;
 3. any part of a name.
+
+A blank text means no row: as a path it would be the working folder, as a part of a name every row.
 """
 
 from __future__ import annotations
@@ -132,6 +134,7 @@ class _Wanted:
     """The texts, laid out so that a row is compared with all of them at once."""
 
     def __init__(self, texts: Sequence[str], parts: bool) -> None:
+        texts = [text for text in texts if text.strip()]
         self._ids: dict[int, set[str]] = {}
         self._whole: dict[str, list[str]] = {}
         self._endings = set(texts)

@@ -20,6 +20,7 @@ import yaml
 from ugaf import __version__
 from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError, UgafError
+from ugaf.base.printing import counted
 from ugaf.base.versions import package_versions
 from ugaf.columns.origins import UNKNOWN, Origin
 from ugaf.columns.parts import Columns
@@ -115,7 +116,7 @@ def _refusal(pipeline: Pipeline, name: str, record: Mapping[str, Any], gone: lis
     if other:
         why.append(f"{_some(other)} would be computed anew, with other settings")
     rows = sum(entry.get("rows", 0) for entry in record.get("inputs") or ())
-    holds = f"{len(record['fingerprints']) - 1} stages" + (f", {rows} rows" if rows else "")
+    holds = f"{len(record['fingerprints']) - 1} stages" + (f", {counted(rows, 'rows')}" if rows else "")
     return (
         f"{pipeline.output} is a run of the pipeline {name!r} ({holds}), not of {pipeline.name!r}: {'; '.join(why)}.\n"
         f"Name another folder with --output. Or, to make this folder a run of {pipeline.name!r}, add --replace: its "

@@ -11,6 +11,8 @@ import csv
 import io
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +20,13 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from ugaf.base.errors import ConfigError
+from ugaf.base.printing import HARMFUL
 from ugaf.columns.parts import SOURCES, heavy_columns, part_schema
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.columns.view import RunView
@@ -30,6 +35,8 @@ from ugaf.storage import Storage
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 _BATCH = 4096
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""With these a formula begins in a spreadsheet's cell, or what it may take for one."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,10 @@ class Choice:
     def takes(self, row: dict[str, Any]) -> bool:
         """Whether a row with this verdict is asked for."""
         is_withdrawn = row["stage"] == INGEST and row["status"] == "rejected"
-        has_status = is_withdrawn if self.status == WITHDRAWN else self.status in (None, row["status"])
-        return has_status and self.stage in (None, row["stage"])
+        return self.status in (None, WITHDRAWN if is_withdrawn else row["status"]) and self.stage in (
+            None,
+            row["stage"],
+        )
 
 
 def write(view: RunView, choice: Choice, output: str) -> int:
@@ -56,6 +65,10 @@ def write(view: RunView, choice: Choice, output: str) -> int:
     format = ".jsonl" if output == "-" else next((name for name in FORMATS if output.lower().endswith(name)), None)
     if format is None:
         raise ConfigError(f"-o {output}: the name has to end with the format: {', '.join(FORMATS)}")
+    if output != "-" and _is_inside(view.storage, output):
+        raise ConfigError(
+            f"-o {output}: lies in the run's folder, which holds the run alone: name a place outside of it"
+        )
     tables = rows(view, choice)
     table: pa.Table | None = next(tables)
     assert table is not None
@@ -88,7 +101,7 @@ def rows(view: RunView, choice: Choice) -> Iterator[pa.Table]:
             raise ConfigError(f"--columns {name}: a column of edits, and the rows are photographs: add --level edit")
     schema = view.rows_schema(choice.level, names)
     yield schema.empty_table()
-    yield from view.rows(choice.level, names, chosen=choice.takes)
+    yield from map(_withdrawn, view.rows(choice.level, names, chosen=choice.takes))
     waits = {"id": None, "status": "pending", "stage": INGEST, "reason": ""}
     if choice.level == pipeline.base_level and choice.takes(waits):
         for fragment in view.verdicts():
@@ -100,6 +113,14 @@ def rows(view: RunView, choice: Choice) -> Iterator[pa.Table]:
                 yield pa.Table.from_pylist(full, schema=schema)
 
 
+def _withdrawn(table: pa.Table) -> pa.Table:
+    """With the status of the withdrawn: what ingest rejects."""
+    status, stage = table.column("status"), table.column("stage")
+    ours = pc.and_(pc.equal(stage, INGEST), pc.equal(status, "rejected"))
+    place = table.column_names.index("status")
+    return table.set_column(place, table.schema.field(place), pc.if_else(ours, WITHDRAWN, status))
+
+
 def _light(view: RunView, level: str) -> list[str]:
     """Every column of the level that is not of image size; of an edit its photograph's, too."""
     pipeline = view.pipeline
@@ -109,6 +130,27 @@ def _light(view: RunView, level: str) -> list[str]:
     return [name for name in named if level == "edit" or pipeline.is_base_column(name)]
 
 
+def elsewhere(view: RunView, choice: Choice) -> int:
+    """How many edits there are beside the photographs of a choice, by verdict and stage."""
+    if choice.level == "edit" or view.pipeline.fan_out is None:
+        return 0
+    return sum(table.num_rows for table in view.rows("edit", chosen=choice.takes))
+
+
+def _is_inside(run: Storage, output: str) -> bool:
+    """Whether a file or URL lies in the run's folder."""
+    folder, name = _place(output)
+    file, inside = folder.path(name), run.path("")
+    if isinstance(run.filesystem, pafs.LocalFileSystem):
+        file, inside = os.path.realpath(file), os.path.realpath(inside)
+    return folder.filesystem.type_name == run.filesystem.type_name and file.startswith(f"{inside.rstrip('/')}/")
+
+
+def _place(output: str) -> tuple[Storage, str]:
+    folder, _, name = output.rpartition("/")
+    return Storage(folder or ("/" if output.startswith("/") else ".")), name
+
+
 @contextmanager
 def _opened(output: str) -> Iterator[IO[bytes]]:
     """Standard output, or a file that is there when it is whole."""
@@ -116,8 +158,8 @@ def _opened(output: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    folder, _, name = output.rpartition("/")
-    with Storage(folder or ("/" if output.startswith("/") else ".")).open_output(name) as stream:
+    folder, name = _place(output)
+    with folder.open_output(name) as stream:
         yield stream
 
 
@@ -146,14 +188,17 @@ class _Lines:
     def write(self, table: pa.Table) -> None:
         for batch in table.to_batches(max_chunksize=_BATCH):
             for row in batch.to_pylist():
-                self._stream.write(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+                # The same JSON, which a terminal may be shown.
+                self._stream.write(HARMFUL.sub(_escaped, line).encode() + b"\n")
 
     def close(self) -> None:
         pass
 
 
 class _Csv:
-    """A list or struct is JSON in its cell."""
+    """A list or struct is JSON in its cell. A text that a spreadsheet would take for a formula begins with an
+    apostrophe, as OWASP advises."""
 
     def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
         self._stream = stream
@@ -169,12 +214,16 @@ class _Csv:
 
     def _cell(self, name: str, value: Any) -> Any:
         plain = _plain(value)
+        if isinstance(value, str) and value.startswith(_FORMULA):
+            return f"'{value}"
         return json.dumps(plain, ensure_ascii=False) if name in self._nested and plain is not None else plain
 
     def _put(self, lines: Sequence[Sequence[Any]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        self._stream.write(text.getvalue().encode())
+        for line in lines:
+            text = io.StringIO()
+            # With both in the end of a line, both are quoted in a cell.
+            csv.writer(text, lineterminator="\r\n").writerow(line)
+            self._stream.write(text.getvalue().removesuffix("\r\n").encode() + b"\n")
 
 
 _WRITERS: dict[str, type[_Parquet] | type[_Lines] | type[_Csv]] = {
@@ -182,6 +231,12 @@ _WRITERS: dict[str, type[_Parquet] | type[_Lines] | type[_Csv]] = {
     ".jsonl": _Lines,
     ".csv": _Csv,
 }
+
+
+def _escaped(found: re.Match[str]) -> str:
+    r"""A character as JSON spells it: `\u001b`."""
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,12 @@ class Tombstones:
     def of_name(self, name: str) -> Tombstone | None:
         """The tombstone of the photograph that had a source of this name."""
         return self._names.get(hashed(name)) if self._names else None
+
+    def of_text(self, text: str) -> Tombstone | None:
+        """The tombstone of the photograph that a person means: by its id, its path, also from the working folder on,
+        or its file name."""
+        names = (text, os.path.abspath(os.path.expanduser(text)))
+        return self.of_id(text) or next(filter(None, map(self.of_name, names)), None)
 
     def has_source(self, digest: bytes) -> bool:
         """Whether a source with this digest (see `cutting.source_digest`) was withdrawn."""

@@ -5,7 +5,6 @@ Everything is derived from the stored columns and the rules in `run.yaml` at the
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ugaf.base import location
 from ugaf.base.errors import UgafError, nearest
 from ugaf.base.trust import only as trusting
 from ugaf.columns import record
-from ugaf.columns.addressing import search, source_names
+from ugaf.columns.addressing import PART, search, source_names
 from ugaf.columns.fitting import fit
 from ugaf.columns.parts import Columns, FragmentValues, part_schema
 from ugaf.columns.verdicts import (
@@ -61,7 +60,8 @@ class StageCounts:
     """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
 
     rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
-    rows: rows that the stage has measured. examples: by error type, the first failure's `message`, `id` and `source`
+    rows: rows that the stage has measured, those too that it
+    would not be given now. examples: by error type, the first failure's `message`, `id` and `source`
     (the file that the row came from; "" where it is not known).
     """
 
@@ -172,7 +172,9 @@ class RunView:
                 counts.errors.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == FAILED))
                 self._add_examples(counts, fragment, given)
                 counts.seconds += given.seconds
-                counts.rows += int(np.count_nonzero(given.index >= 0))
+                # Of a stage all that its seconds were spent on, whatever it would be given now; of ingest the rows.
+                here = np.count_nonzero(given.index >= 0) if given.stage == INGEST else given.table.num_rows
+                counts.rows += int(here)
         for counts in out.values():
             counts.check()
         return list(out.values())
@@ -218,18 +220,19 @@ class RunView:
 
     def find(self, text: str) -> tuple[str, str, FragmentVerdicts]:
         """(id, level, its fragment's verdicts) of the one row that a text means: an id or its beginning, a path, a file
-        name or a part of one (see `ugaf.columns.addressing`). Raises UgafError if none or several, or if it was not
-        read yet.
+        name or a part of one (see `ugaf.columns.addressing`); of a withdrawn one the row in its place, by its whole id,
+        path or file name. Raises UgafError if none or several, or if it was not read yet.
         """
         found = search(self, [text])[text]
         matches = found.matches
+        if found.rank >= PART and (stone := self.columns.tombstones.of_text(text)) is not None:
+            # A part of another row's name is less than its own.
+            matches = search(self, [stone.id], parts=False)[stone.id].matches
         if not matches:
-            stones = self.columns.tombstones
-            if stone := stones.of_id(text) or stones.of_name(text) or stones.of_name(os.path.abspath(text)):
-                raise UgafError(
-                    f"{text} was withdrawn from {self.path} ({stone.when}{stone.reason and ': '}{stone.reason})"
-                )
-            raise UgafError(f"{self.path} has no row with an id that starts with {text!r} or a source of that name")
+            hint = f"; {self._how_named()}" if self.pipeline.is_pairs and self.fragments else ""
+            raise UgafError(
+                f"{self.path} has no row with an id that starts with {text!r} or a source of that name{hint}"
+            )
         if len(matches) > 1:
             raise UgafError(found.ambiguity(text, self.path))
         (match,) = matches
@@ -237,6 +240,12 @@ class RunView:
             raise UgafError(f"{match.source} has not been read yet: it is pending at {INGEST}")
         skip = self.skips.get(match.fragment, ())
         return match.id, match.level, judge(self.columns, match.fragment, skip=skip, fits=self.fits)
+
+    def _how_named(self) -> str:
+        """How a pair is named, by the run's first: not by its pictures, whose names are not kept."""
+        row = self.columns.sources(self.fragments[0], ["uri", "member"]).slice(0, 1).to_pylist()[0]
+        name = row["uri"].rpartition("/")[2]
+        return "a pair is named by where it stands, such as " + (f"{name}#{row['member']}" if row["member"] else name)
 
     def values(self, fragment: str, columns: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Columns of rows by id, all of the rows' own level."""

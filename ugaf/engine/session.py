@@ -59,6 +59,10 @@ class Session:
         except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
             doing = "start Ray here" if self.address == "local" else f"reach Ray at {self.address!r}"
             raise StopRun(f"cannot {doing}: {error}") from error
+        except BaseException:
+            # Ended by a signal meanwhile: what of Ray runs already must not stay.
+            ray.shutdown()
+            raise
         self._own = True
         return self
 
@@ -123,14 +127,25 @@ def _own_modules() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray puts a handler in the place of that which was there; afterwards that one is there again."""
+    """Ray puts handlers of its own in the place of that which was there, which end the process without a word: within,
+    they are not taken on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    take_on, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def choose(number: int, handler: Any) -> Any:
+        rays = str(getattr(handler, "__module__", "")).partition(".")[0] == "ray"
+        return signal.getsignal(number) if rays and number == signal.SIGTERM else take_on(number, handler)
+
+    signal.signal = choose  # type: ignore[assignment]
     try:
         yield
-    finally:
+    except BaseException:
+        signal.signal = take_on
+        raise
+    signal.signal = take_on
+    if signal.getsignal(signal.SIGTERM) is not before:
         signal.signal(signal.SIGTERM, before)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ugaf.export.earlier import Earlier
     from ugaf.export.products import Product
 
-__all__ = ["ExportSettings", "ExportSummary", "export", "source_kind"]
+__all__ = ["ExportSettings", "ExportSummary", "export", "export_product", "source_kind"]
 
 Notify = Callable[[str], None]
 
@@ -55,7 +55,7 @@ class ExportSummary:
         return sum(self.rows.values())
 
     def __str__(self) -> str:
-        from ugaf.export.earlier import counted
+        from ugaf.base.printing import counted
 
         if self.stays is not None:
             text = (
@@ -66,7 +66,8 @@ class ExportSummary:
             text = f"no shards: no {self.noun.removesuffix('s')} was kept (the funnel shows where they went)"
         else:
             rows = ", ".join(f"{count} {split}" for split, count in self.rows.items())
-            text = f"{counted(self.total, self.noun)} ({rows}) in {len(self.files)} shards, {self.bytes / 1e6:.1f} MB"
+            shards = f"{counted(len(self.files), 'shards')}, {self.bytes / 1e6:.1f} MB"
+            text = f"{counted(self.total, self.noun)} ({rows}) in {shards}"
             text += "" if self.written else ", up to date"
         for reason, count in self.left_out.items():
             text += f"\nkept, but left out: {count} ({reason})"
@@ -103,21 +104,24 @@ def export(
     *besides, main = products(view, settings)
     for product in (*besides, main):
         with view.storage.lock(product.root):
-            summary = _export(view, product, settings, progress, replace, notify, with_card=product == main)
+            card = product == main
+            summary = export_product(view, product, settings, progress, replace=replace, notify=notify, with_card=card)
     if asked:
         earlier.remember(view, settings, asked)
     return summary
 
 
-def _export(
+def export_product(
     view: RunView,
     product: Product,
     settings: ExportSettings,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
+    *,
     replace: bool,
     notify: Notify | None,
     with_card: bool,
 ) -> ExportSummary:
+    """The same for one of the folders that a run exports into, which the caller has locked; see `export`."""
     from ugaf.export import card, earlier, folder, writing
 
     storage, root = view.storage, product.root

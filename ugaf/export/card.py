@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ugaf.base.location import Location
+from ugaf.base.printing import harmless
 from ugaf.export import balanced, folder
 from ugaf.export.balanced import Balance
 from ugaf.export.columns import Column, type_name
@@ -72,7 +73,7 @@ def render(view: RunView, product: Product, settings: ExportSettings, plan: Plan
     ]
     front = yaml.safe_dump(_front_matter(view, product, title, settings, manifest), sort_keys=False, allow_unicode=True)
     body = "\n\n".join(section for section in sections if section)
-    return f"---\n{front}---\n\n{body}\n".encode()
+    return harmless(f"---\n{front}---\n\n{body}\n").encode()
 
 
 def escape(value: object) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ugaf.base.printing import counted
 from ugaf.export import folder
 from ugaf.export.adapters import ADAPTERS
 from ugaf.pipeline.settings import FORMATS, ExportSettings
@@ -44,11 +45,6 @@ class Earlier:
         were = ", ".join(text for text in (self.name, self.written) if text)
         size = f"{self.files:,} file{'s' * (self.files != 1)}, {self.bytes / 1e6:,.1f} MB"
         return f"{size}, {counted(self.rows, self.noun)}" + (f" (were: {were})" if were else "")
-
-
-def counted(rows: int, noun: str) -> str:
-    """ "1 pair", "2,000 pairs"; `noun` is the plural."""
-    return f"{rows:,} {noun.removesuffix('s') if rows == 1 else noun}"
 
 
 def find(storage: Storage, root: str, noun: str) -> Earlier | None:

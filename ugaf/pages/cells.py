@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ugaf.base.printing import harmless
+
 IMAGES = ("image", "source_image", "edited_image")
 """Columns of pictures."""
 MAX_TEXT = 2000
@@ -31,5 +33,6 @@ def plain(value: Any) -> Any:
 
 
 def clip(text: str) -> str:
-    """The text, cut at MAX_TEXT characters with a mark."""
+    """The text without control characters, cut at MAX_TEXT characters with a mark."""
+    text = harmless(text[: MAX_TEXT + 1])
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

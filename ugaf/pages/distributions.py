@@ -102,8 +102,15 @@ def breaks(values: np.ndarray, rule: Mapping[str, Any] | None) -> np.ndarray:
     return (values < bounds.get("min", -np.inf)) | (values > bounds.get("max", np.inf))
 
 
-def bin_edges(values: np.ndarray, rule: Mapping[str, Any] | None = None, bins: int = BINS) -> np.ndarray:
+def bin_edges(
+    values: np.ndarray,
+    rule: Mapping[str, Any] | None = None,
+    bins: int = BINS,
+    ends: tuple[float, float | None] | None = None,
+) -> np.ndarray:
     """Edges (bins + 1,) of equal width around the bulk of the values and the thresholds near to them.
+
+    ends: the measure's least and greatest value, beyond which no margin goes.
 
     The whole range, unless the middle 99 % fill less than a quarter of it: then only those, so that one outlier does
     not press all others into one bin. Whole numbers over a short range get one bin each.
@@ -124,6 +131,11 @@ def bin_edges(values: np.ndarray, rule: Mapping[str, Any] | None = None, bins: i
     if high <= low:
         margin = max(abs(low) * 0.05, 1e-6)
         low, high = low - margin, high + margin
+    if ends is not None:
+        # What lies beyond them all the same, a value or a threshold, is shown.
+        points = (float(values.min()), float(values.max()), *thresholds(rule).values())
+        low = max(low, min(ends[0], *points))
+        high = min(high, max(np.inf if ends[1] is None else ends[1], *points))
     return np.linspace(low, high, bins + 1)
 
 

@@ -1,4 +1,5 @@
-"""HTML and SVG built from values that are always escaped, so that no string from data can become markup."""
+"""HTML and SVG built from values that are always escaped, so that no string from data can become markup,
+and without control characters."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
+
+from ugaf.base.printing import harmless
 
 VOID = {"br", "input", "link", "meta"}
 
@@ -25,7 +28,7 @@ def element(tag: str, *children: Any, **attributes: Any) -> Markup:
     A trailing underscore of an attribute's name is dropped and the others become hyphens: class_, aria_label.
     """
     text = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(_text(value), quote=True)}"'
+        f' {name.rstrip("_").replace("_", "-")}="{html.escape(harmless(_text(value)), quote=True)}"'
         for name, value in attributes.items()
         if value is not None and value is not False
     )
@@ -45,7 +48,7 @@ def join(children: Any) -> Markup:
         elif isinstance(child, list | tuple):
             parts.append(str(join(child)))
         else:
-            parts.append(html.escape(str(child)))
+            parts.append(html.escape(harmless(str(child))))
     return Markup("".join(parts))
 
 

@@ -143,7 +143,7 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
             raise ConfigError(f"no pipeline file or shipped pipeline {pipeline!r}{nearest(pipeline, shipped)}")
         path = shipped[pipeline]
     try:
-        document = yaml_files.load(path.read_text())
+        document = yaml_files.load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):

@@ -16,6 +16,7 @@ as numpy's); `distinct` (see `ugaf.pipeline.distinct`) gets the rows that it tur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -193,10 +194,18 @@ def _rule(column: str, kind: str, bound: Any, type: pa.DataType, where: str) -> 
             raise ConfigError(f"{where}: the column is {type}, so use {', '.join(_ANY)}")
         if isinstance(bound, bool) or not isinstance(bound, int | float):
             raise ConfigError(f"{where}: expected a number (got {bound!r})")
+        if math.isnan(bound):
+            raise ConfigError(
+                f"{where}: nan is no bound: no value is above or below it; write a number, or null for none"
+            )
+        if bound == {"min": math.inf, "max": -math.inf}.get(kind):
+            raise ConfigError(f"{where}: no row could be kept (got {bound!r}); write a number, or null for no bound")
         if kind.endswith("_quantile") and not 0 <= bound <= 1:
             raise ConfigError(f"{where}: a quantile lies in 0..1 (got {bound!r})")
     if kind in ("one_of", "none_of") and not isinstance(bound, list):
         raise ConfigError(f"{where}: expected a list (got {bound!r})")
+    if any(isinstance(value, float) and math.isnan(value) for value in (bound if isinstance(bound, list) else [bound])):
+        raise ConfigError(f"{where}: nan equals nothing, itself neither (got {bound!r})")
     return Rule(column, kind, bound)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ugaf.base.errors import ConfigError
+from ugaf.base.printing import harmless
 from ugaf.trainer.commands import checked_or_done, common_parser
 from ugaf.trainer.launch import launch, require
 from ugaf.trainer.settings import TrainSettings, load
@@ -63,7 +64,7 @@ def write_cache(settings: TrainSettings) -> None:
     )
     print(f"{done.parts} parts written, {done.there} were there; {len(done.corrupt)} samples cannot be read")
     for where, why in done.corrupt:
-        print(f"  {where}: {why}")
+        print(harmless(f"  {where}: {why}"))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ugaf.base.errors import STOPPED, StopRun, UgafError
+from ugaf.base.printing import complain, ready_streams
 
 Kind = TypeVar("Kind")
 
@@ -33,6 +34,7 @@ def checked_or_done(
 ) -> int:
     """Loads the settings and checks them, or with them does the work, logging to the terminal: 0; 2 for an error that
     is the user's to mend, 75 for a stop after which the same command goes on, which are printed."""
+    ready_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "ray", "torch.distributed", "peft"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -43,9 +45,9 @@ def checked_or_done(
         else:
             work(settings, options)
     except UgafError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain("error", error)
         return 2
     except StopRun as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain("error", error)
         return STOPPED
     return 0

@@ -125,7 +125,7 @@ def _stage(data: Data, stage: TunedStage, spec: StageSpec, now: StageYield) -> d
 
 def _column(column: Column, bounds: Mapping[str, float], ends: Range | None) -> dict[str, Any]:
     finite = column.values[column.finite]
-    edges = bin_edges(finite, bounds, BINS) if len(finite) else np.array([0.0, 1.0])
+    edges = bin_edges(finite, bounds, BINS, ends) if len(finite) else np.array([0.0, 1.0])
     return {
         "name": column.name,
         "type": str(column.type),

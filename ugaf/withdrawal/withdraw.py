@@ -7,13 +7,13 @@ the list of what is to be erased is dropped. `finish` does what is left of this;
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ugaf.base.errors import UgafError
+from ugaf.base.printing import counted
 from ugaf.columns import record, tombstones
 from ugaf.columns.addressing import WHOLE, Match, search
 from ugaf.columns.parts import REFS, SOURCES, Columns
@@ -24,7 +24,7 @@ from ugaf.engine.cutting import source_digest
 from ugaf.ingest import SourceRef, failed_id
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
-from ugaf.withdrawal import erasing
+from ugaf.withdrawal import erasing, products
 from ugaf.withdrawal.erasing import Gone
 
 Notify = Callable[[str], None]
@@ -54,8 +54,8 @@ class Plan:
         if not self.names:
             return "nothing to withdraw"
         count = len(self.names)
-        noun = ("pair" if pairs else "photograph") + "s" * (count != 1)
-        lines = [f"{'would withdraw' if dry else 'withdraws'} {count} {noun} and {len(self.edits)} edits"]
+        what = f"{counted(count, 'pairs' if pairs else 'photographs')} and {counted(len(self.edits), 'edits')}"
+        lines = [f"{'would withdraw' if dry else 'withdraws'} {what}"]
         if self.others:
             lines.append(f"  {self.others} of the edits are of other photographs, and show a part of one that goes")
         if self.unread:
@@ -78,7 +78,7 @@ def plan(view: RunView, texts: Sequence[str], listed: Sequence[str] = ()) -> Pla
     matches: dict[tuple[str, str, int | None], Match] = {}
     for text, one in found.items():
         rows = [match for match in one.matches if match.place is not None or stones.of_id(match.base) is None]
-        if not rows and (one.matches or stones.of_id(text) or _of_name(stones, text)):
+        if not rows and (one.matches or stones.of_text(text)):
             known.append(text)
         elif not rows:
             problems.append(f"{view.path} has no row with an id that starts with {text!r} or a source of that name")
@@ -90,6 +90,11 @@ def plan(view: RunView, texts: Sequence[str], listed: Sequence[str] = ()) -> Pla
         more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise UgafError("\n".join([*problems[:20], *more]))
     return _planned(view, list(matches.values()), known)
+
+
+def of_shards(view: RunView, planned: Plan) -> list[str]:
+    """What would become of the shards that are there, for a person."""
+    return list(products.told(view, Gone(frozenset(planned.names), planned.edits, {}))) if planned.names else []
 
 
 def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
@@ -128,11 +133,13 @@ def finish(view: RunView, notify: Notify) -> None:
         count = erasing.erase(storage, gone, frozenset(task.places))
         for fragment, places in task.places.items():
             erasing.bury_sources(storage, fragment, _owners(view.columns, fragment, places, gone))
-        notify(f"columns: {count} part files written anew")
+        notify(f"columns: {counted(count, 'part files')} written anew")
     fresh = RunView(view.path, view.pipeline)
     found = survey(fresh.columns)
     record.save(fresh.columns, found.fits, found.inputs)
-    _rewrite_products(RunView(view.path, view.pipeline), notify)
+    ids, edits = (sorted({id for task in every.erasing for id in getattr(task, of)}) for of in ("ids", "edits"))
+    products.rewrite(RunView(view.path, view.pipeline), Gone.of(ids, edits, every), notify)
+    _rewrite_pages(RunView(view.path, view.pipeline), notify)
     _scrub(storage, {text for task in every.erasing for text in (*task.ids, *task.edits, *task.names)})
     Tombstones(every.by_id).write(storage)
 
@@ -196,28 +203,10 @@ def _owners(columns: Columns, fragment: str, places: Sequence[int], gone: Gone) 
     return {place: found[place] for place in places if place in found}
 
 
-def _rewrite_products(view: RunView, notify: Notify) -> None:
-    """What was written from the run's columns, where it is there, without what was withdrawn."""
+def _rewrite_pages(view: RunView, notify: Notify) -> None:
+    """The pages that were written from the run's columns, where they are there, without what was withdrawn."""
     from ugaf import report, tune
-    from ugaf.export import earlier, export, folder
-    from ugaf.export.products import PAIRS, PHOTOGRAPHS, products
 
-    settings, storage = earlier.remembered(view), view.storage
-    now, there = products(view, settings), list[str]()
-    for product in (PAIRS, PHOTOGRAPHS):
-        if folder.exported_files(storage, product.root) or folder.is_unfinished(storage, product.root):
-            there.append(product.root)
-            settings = earlier.with_earlier(settings, earlier.find(storage, product.root, product.noun))
-    for root in set(there) - {product.root for product in now}:
-        # What the pipeline that the folder was of before has exported, and this one cannot write anew.
-        for path in (*folder.exported_files(storage, root), f"{root}/{folder.MANIFEST}"):
-            storage.remove(path)
-        folder.discard(storage, root)
-        notify(f"{root}: removed, since this pipeline does not write it")
-    if there:
-        # To replace, since what was exported may be of the withdrawn alone; the settings name all that is there.
-        summary = export(view, settings, replace=True, notify=notify)
-        notify(f"{summary.root}: {summary}")
     shown = view.pipeline.settings
     if view.storage.exists(report.PATH):
         notify(report.write_report(view, gallery=shown.report.gallery, seed=shown.seed))
@@ -235,7 +224,3 @@ def _scrub(storage: Storage, secrets: set[str]) -> None:
             text = whole.sub("(withdrawn)", text) if secrets else text
             if text != old:
                 storage.write(name, text.encode("utf-8", "surrogateescape"))
-
-
-def _of_name(stones: Tombstones, text: str) -> bool:
-    return bool(stones.of_name(text) or stones.of_name(os.path.abspath(text)))

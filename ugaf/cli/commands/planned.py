@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ugaf.base.printing import counted
 from ugaf.cli.commands.terminal import console
 from ugaf.cli.progress.shown import duration
 from ugaf.pipeline.config import INGEST
@@ -47,9 +48,17 @@ def _first(plan: dict[str, Any]) -> list[str]:
     lines.append(f"pending: {', '.join(waiting)}" if waiting else "pending: nothing that was taken in")
     for stage in (stage for stage in stages.values() if stage["changed"]):
         why, stored = ", ".join(stage["changed"]), stage["stored"]
-        again = f"{stored} rows of it are stored so already" if stored else "computes again"
+        again = (
+            f"{counted(stored, 'rows')} of it {'is' if stored == 1 else 'are'} stored so already"
+            if stored
+            else "computes again"
+        )
         if stage["changed"] == ["new in the pipeline"]:
-            again = f"{stored} rows of it are stored already" if stored else "nothing of it is stored"
+            again = (
+                f"{counted(stored, 'rows')} of it {'is' if stored == 1 else 'are'} stored already"
+                if stored
+                else "nothing of it is stored"
+            )
         lines.append(f"{stage['name']}: {again} ({why})")
     return lines
 

@@ -97,7 +97,7 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
         call.doing("writing the report")
         report = write_report(view, gallery=pipeline.settings.report.gallery, seed=pipeline.settings.seed)
         call.doing("writing the shards")
-        write_shards(
+        summary = write_shards(
             view,
             earlier.remembered(view, asked_settings(options.set)),
             replace=options.replace_shards,
@@ -106,7 +106,9 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
             progress=lambda n: call.doing(f"writing the shards: {n:,} rows so far"),
         )
         call.say(f"report  {escape(f'{pipeline.output}/{report}')}")
-        call.say(f"card    {escape(f'{pipeline.output}/README.md')}")
+        # The earlier one stays with its shards, and is not of this call.
+        if summary.stays is None:
+            call.say(f"card    {escape(f'{pipeline.output}/README.md')}")
     call.say(f"{time.perf_counter() - began:.1f} s")
     call.result(status.document(view, counts))
     run_options = asked.run_options(options)

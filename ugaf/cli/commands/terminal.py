@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
+from ugaf.base.printing import harmless
 from ugaf.columns.view import StageCounts
 
 
-class _Console(Console):
-    """Leaves it to the command line how a command ends whose reader has gone."""
+class SafeConsole(Console):
+    """Prints no control character of data, wherever it stands: in a line, a table's cell, the live display. Leaves it
+    to the command line how a command ends whose reader has gone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+REASONS = 3
+"""Of a stage, so many of the commonest are in the printed funnel."""
+
+console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def failure_lines(counts: Sequence[StageCounts]) -> list[str]:
@@ -54,7 +64,11 @@ def funnel_table(counts: Sequence[StageCounts]) -> Table:
         rate = f"{stage.rows / stage.seconds:.1f}" if stage.seconds > 0 else "-"
         numbers = (stage.given, stage.kept, rejected, stage.failed, stage.pending)
         table.add_row(stage.name, f"{stage.level}s", *(str(number) for number in numbers), rate)
-        reasons = [*stage.rejected.most_common(3), *((f"failed: {k}", n) for k, n in stage.errors.most_common(3))]
-        for reason, number in reasons:
-            table.add_row(f"  [dim]{escape(reason)}[/]", "", "", "", f"[dim]{number}[/]")
+        for word, reasons in (("", stage.rejected), ("failed: ", stage.errors)):
+            for reason, number in reasons.most_common(REASONS):
+                table.add_row(f"  [dim]{escape(word + reason)}[/]", "", "", "", f"[dim]{number}[/]")
+            rest = [number for _, number in reasons.most_common()[REASONS:]]
+            if rest:
+                more = f"{word}and {len(rest)} more (report, `ugaf status --json`)"
+                table.add_row(f"  [dim]{more}[/]", "", "", "", f"[dim]{sum(rest)}[/]")
     return table

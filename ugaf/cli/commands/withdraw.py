@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ugaf.base.errors import UgafError
+    from ugaf.base.printing import counted
     from ugaf.cli.commands import asked
     from ugaf.cli.commands.terminal import console
     from ugaf.columns.tombstones import is_unfinished
@@ -52,12 +53,16 @@ def run(options: argparse.Namespace) -> int:
     for text in planned.known:
         console.print(escape(f"{text}: withdrawn already"))
     console.print(escape(planned.told(view.pipeline.is_pairs, options.dry_run)))
+    if options.dry_run:
+        for line in withdrawal.of_shards(view, planned):
+            console.print(escape(line))
     if options.dry_run or not planned.names:
         return 0
     withdrawal.withdraw(view, planned, options.reason, lambda line: console.print(escape(line)))
     pending = sum(counts.pending for counts in asked.view(options).funnel())
     if pending:
-        console.print(f"{pending} rows are pending (near-duplicates are judged anew): run the pipeline again")
+        are = "is" if pending == 1 else "are"
+        console.print(f"{counted(pending, 'rows')} {are} pending (near-duplicates are judged anew): run it again")
     return 0
 
 

@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 
 from ugaf import __version__
 from ugaf.base.location import scrub
+from ugaf.base.printing import harmless
 from ugaf.storage import Storage
 
 LOG = "log.txt"
@@ -52,7 +53,7 @@ class RunLog:
 
     def add(self, text: str) -> None:
         """One entry with the time of day; what goes over several lines is indented. Secrets of URLs are left out."""
-        first, *more = scrub(text)[:MESSAGE_CHARACTERS].splitlines() or [""]
+        first, *more = harmless(scrub(text)[:MESSAGE_CHARACTERS]).splitlines() or [""]
         self._waiting.append("\n".join([f"{timestamp()}  {first}", *(f"    {line}" for line in more)]) + "\n")
 
     def flush(self) -> None:

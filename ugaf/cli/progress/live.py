@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from rich.markup import escape
 
 from ugaf.base.errors import StopRun, exit_status
 from ugaf.base.location import scrub
+from ugaf.base.printing import complain
 from ugaf.cli.progress import files, shown
 from ugaf.cli.progress.files import Heartbeat, RunLog
 from ugaf.cli.progress.tracker import Snapshot, State, Tracker, ended
@@ -204,4 +204,4 @@ class Call(Watcher):
             except (OSError, StopRun) as error:
                 if not self._told_of_files:
                     self._told_of_files = True
-                    print(f"ugaf: {files.LOG} and {files.PROGRESS} cannot be written: {error}", file=sys.stderr)
+                    complain("ugaf", f"{files.LOG} and {files.PROGRESS} cannot be written: {error}")
