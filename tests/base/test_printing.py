@@ -17,6 +17,7 @@ import pytest
 from engine_tools import go, make_photos, pipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from places import PATHS
 from rich.markup import escape
 from rich.table import Table
 
@@ -163,7 +164,7 @@ def test_a_stream_that_is_closed_costs_the_others_nothing(closed: str, command: 
 def called(
     arguments: list[str], environment: dict[str, str], shell: bool = False
 ) -> subprocess.CompletedProcess[bytes]:
-    paths = os.pathsep.join([str(Path(cli.__file__).parents[2]), str(Path(__file__).parent)])
+    paths = PATHS
     return subprocess.run(
         arguments if shell else [sys.executable, "-m", "ugaf", *arguments],
         env={**os.environ, "PYTHONPATH": paths, **environment},
