@@ -107,15 +107,17 @@ def read_cells(places: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> 
 
 def _first_names(place: Place, settings: InputSettings) -> dict[str, None]:
     seen: dict[str, None] = {}
+    header: Sequence[str] = ()
     read = 0
     for number, record in enumerate(records(place, settings.limits)):
         if number >= _LOOK_AHEAD or read > _LOOK_AHEAD_BYTES:
             break
         read += record.size
+        header = header or record.header
         if not isinstance(record.fields, RecordError):
             for _, fields in record.turns():
                 seen.update(dict.fromkeys(fields))
-    return seen
+    return seen or dict.fromkeys(header)
 
 
 def _is_long(cell: Any) -> bool:
@@ -150,7 +152,10 @@ def _cells(text: bytes, form: str | None, where: Mapping[str, Any], version: str
     if form is None:
         line = text.strip().removeprefix(b"\xef\xbb\xbf")
         return _wanted(parsed(line), version_of(line), where, version)
-    values = csv_values(text, form)
+    try:
+        values = csv_values(text, form)
+    except RecordError as error:
+        return error
     return _wanted(dict(enumerate(values)), csv_version(values), where, version)
 
 

@@ -22,7 +22,7 @@ from ugaf.ingest.schemas import (
     no_pair_columns,
     pair_columns,
 )
-from ugaf.ingest.sources import SourceError, SourceRef
+from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 
 _BATCH_ROWS = 16
 
@@ -72,8 +72,13 @@ def list_table(
             yield SourceRef.of(place.uri, str(number), info.version, "parquet", member)
 
 
-def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The wanted rows (ascending) of a row group, in order, each a dict. Reads the group once, a few rows at a time."""
+def read_rows(
+    place: Place, group: int, wanted: Sequence[int], columns: Sequence[str]
+) -> Iterator[dict[str, Any] | RecordError]:
+    """The wanted rows (ascending) of a row group, in order, each a dict, or what is wrong with one of its cells.
+
+    Reads the group once, a few rows at a time.
+    """
     with place.open_native() as file:
         parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         if group >= parquet.num_row_groups:
@@ -83,12 +88,25 @@ def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence
         start = 0
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(dict.fromkeys(columns))):
             while row is not None and row < start + batch.num_rows:
-                yield {name: batch.column(name)[row - start].as_py() for name in batch.schema.names}
+                yield _row(batch, row - start)
                 row = next(rows, None)
             if row is None:
                 return
             start += batch.num_rows
         raise SourceError("the file has changed since it was listed: run again")
+
+
+def _row(batch: pa.RecordBatch, index: int) -> dict[str, Any] | RecordError:
+    cells = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            cells[name] = column[index].as_py()
+        except UnicodeDecodeError as error:
+            bad = error.object[error.start]
+            return RecordError(f"column {name!r}: a text that is not UTF-8 (byte {bad:#04x} at {error.start})")
+        except (ValueError, OverflowError) as error:  # a date that Python does not have
+            return RecordError(f"column {name!r}: {error}")
+    return cells
 
 
 def _recognise(schema: pa.Schema, settings: InputSettings, where: str) -> Recognised:
