@@ -18,6 +18,7 @@ from ugaf.ingest.schemas import (
     PATH_NAMES,
     NamesFilesError,
     Recognised,
+    check_once,
     image_columns,
     no_pair_columns,
     pair_columns,
@@ -110,6 +111,15 @@ def _row(batch: pa.RecordBatch, index: int) -> dict[str, Any] | RecordError:
 
 
 def _recognise(schema: pa.Schema, settings: InputSettings, where: str) -> Recognised:
+    names = schema.names
+    schema = pa.schema({field.name: field for field in schema}.values(), schema.metadata)
+    found = _recognise_once(schema, settings, where)
+    check_once(names, found.columns, where)
+    return found
+
+
+def _recognise_once(schema: pa.Schema, settings: InputSettings, where: str) -> Recognised:
+    """The same for columns of different names."""
     if settings.kind in ("auto", "pairs"):
         columns = pair_columns(schema.names, settings.columns, where)
         if columns is not None:
