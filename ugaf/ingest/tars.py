@@ -83,6 +83,8 @@ class _Archive:
                     yield SourceRef.broken(self.place.uri, member, self.version, "tar", locator)
                 else:
                     yield SourceRef.of(self.place.uri, member, self.version, "tar", locator)
+            for left in stretch.no_files:
+                self.not_read.add(f"{left.what} of tars", f"{self.place.uri}#{left.name}")
             for error in stretch.errors:
                 yield SourceRef.broken(self.place.uri, error.member, self.version, "tar", error)
 
