@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import damage
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ugaf.imaging import images, integrity
+from ugaf.imaging import images, integrity, jpeg_scans
 from ugaf.imaging.images import ImageError
 
 FEW = {name: damage.photograph(name, side) for name, side in (("coffee", 240), ("rocket", 160))}
@@ -137,3 +139,70 @@ def test_the_counts_of_a_damaged_avif_are_not_believed(rest: bytes) -> None:
     places = box(b"iloc", b"\2\0\0\0" + b"\x44\0" + b"\xff\xff\xff\xff" + rest)
     with pytest.raises(integrity.DamageError, match="iloc"):
         integrity.av1_extents(bytes(4) + box(b"iinf", bytes(4) + b"\0\1" + info) + places)
+
+
+def progressive(rgb: np.ndarray, by: str, mode: str, quality: int, subsampling: int) -> bytes:
+    if by == "cv2":
+        pixels = rgb if mode == "RGB" else rgb[..., 0]
+        options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_QUALITY, quality]
+        return bytes(cv2.imencode(".jpg", pixels, options)[1])
+    out = io.BytesIO()
+    image = Image.fromarray(rgb).convert(mode)
+    image.save(out, "JPEG", quality=quality, progressive=True, subsampling=0 if mode == "CMYK" else subsampling)
+    return out.getvalue()
+
+
+def scans_of(data: bytes) -> list[bytes]:
+    """What stands before the first scan, each scan with the tables before it, and the end."""
+    parts, start, position, seen = [], 0, 2, False
+    while found := re.compile(rb"\xff[^\x00\xff\xd0-\xd7]").search(data, position):
+        marker = data[found.start() + 1]
+        if marker == 0xD9 or (marker in (0xC4, 0xDA) and not seen):
+            parts.append(data[start : found.start()])
+            start, seen = found.start(), True
+        if marker == 0xD9:
+            return [*parts, data[start:]]
+        if marker == 0xDA:
+            seen = False
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    raise AssertionError("no end")
+
+
+@given(
+    st.sampled_from(["noise", "flat", "ramp"]),
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.sampled_from(["pillow", "cv2"]),
+    st.sampled_from(["RGB", "L", "CMYK"]),
+    st.integers(1, 100),
+    st.integers(0, 2),
+    st.data(),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_progressive_jpeg_is_taken_with_all_of_its_scans_alone(
+    content: str, size: tuple[int, int], by: str, mode: str, quality: int, subsampling: int, data: st.DataObject
+) -> None:
+    rgb = np.full((*size, 3), 90, np.uint8)
+    if content == "noise":
+        rgb = np.random.default_rng(quality).integers(0, 256, rgb.shape, dtype=np.uint8)
+    elif content == "ramp":
+        rgb = (rgb + np.arange(size[1])[None, :, None]).astype(np.uint8)
+    whole = progressive(rgb, by, mode, quality, subsampling)
+    images.decode(whole)
+    head, *scans, end = scans_of(whole)
+    assert b"".join([head, *scans, end]) == whole
+    assert len(scans) > 1
+    kept = data.draw(st.integers(1, len(scans) - 1))
+    for some in (scans[:kept], scans[:kept] + scans[kept + 1 :]):
+        with pytest.raises(ImageError):
+            images.decode(head + b"".join(some) + end)
+
+
+def test_a_sequential_jpeg_without_the_scan_of_a_component_is_refused() -> None:
+    whole = WHOLE["jpeg"] if "jpeg" in WHOLE else damage.pillow("JPEG", quality=85)(FEW["coffee"])
+    assert jpeg_scans.unsent(whole) is None
+    start = whole.find(b"\xff\xda")
+    assert whole[start + 4] == 3
+    for count in (1, 2):
+        ids = [whole[start + 5 + 2 * n : start + 7 + 2 * n] for n in range(count)]
+        header = bytes([0xFF, 0xDA, 0, 6 + 2 * count, count]) + b"".join(ids) + b"\0\x3f\0"
+        assert jpeg_scans.unsent(whole[:start] + header + b"\x12" * 50 + b"\xff\xd9") == 1

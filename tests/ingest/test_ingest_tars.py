@@ -272,3 +272,85 @@ def test_masks_are_no_photographs_and_a_tar_of_pairs_can_be_taken_as_photographs
     members = [*pair_members(["a", "b"], ("source", "edited"), as_json), ("a.edit_mask.png", PICTURES[9])]
     write(tmp_path, {"x.tar": tar(members)})
     assert len(keys(tmp_path / "x.tar", kind="webdataset")) == 4
+
+
+def blocks(*names):
+    """An archive of images without its end: headers and data alone."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(PICTURES[0])
+            archive.addfile(member, io.BytesIO(PICTURES[0]))
+        return out.getvalue()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), min_size=1, max_size=5), st.data())
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_archives_in_one_file_are_read_to_the_last(tmp_path_factory, parts, data):
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    content, names, junk = b"", [], False
+    for number, (count, zeros) in enumerate(parts):
+        own = [f"{number}-{n}.png" for n in range(count)]
+        content += blocks(*own) + bytes(512 * zeros)
+        names += own
+    if data.draw(st.booleans()) and parts[-1][1]:
+        content, junk = content + b"signed by nobody" * 64, True
+    if not names:
+        return
+    path.write_bytes(content)
+    refs, _ = listed(path)
+    assert [ref.member for ref in refs if "error" not in ref.where()] == names
+    assert [("damaged archive" in str(ref.where()["error"])) for ref in refs if "error" in ref.where()] == [True] * junk
+
+
+@given(st.integers(0, 3), st.integers(1, 4))
+@hypothesis_settings(deadline=None)
+def test_a_hole_of_zeros_in_an_archive_costs_what_it_hits_and_is_told(tmp_path_factory, place, length):
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    single = len(blocks("a.png"))
+    names = [f"{n}.png" for n in range(6)]
+    content = bytearray(tar([(name, PICTURES[0]) for name in names]))
+    size = 512 * min(length, single // 512 - 1)
+    content[place * single : place * single + size] = bytes(size)
+    path.write_bytes(content)
+    refs, _ = listed(path)
+    assert {ref.member for ref in refs if "error" not in ref.where()} == set(names) - {names[place]}
+    (broken,) = [ref for ref in refs if "error" in ref.where()]
+    assert broken.member == f"byte {place * single}"
+
+
+KINDS = {tarfile.CHRTYPE: "devices", tarfile.BLKTYPE: "devices", tarfile.FIFOTYPE: "devices", tarfile.DIRTYPE: ""}
+
+
+@given(st.lists(st.sampled_from(sorted(KINDS)), max_size=6))
+@hypothesis_settings(deadline=None)
+def test_members_that_are_no_files_are_counted_and_named(tmp_path_factory, kinds):
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    path.write_bytes(tar([("a.png", PICTURES[0])], [(f"{n}.jpg", "", kind) for n, kind in enumerate(kinds)]))
+    refs, not_read = listed(path)
+    assert [ref.member for ref in refs] == ["a.png"]
+    wanted = sum(KINDS[kind] != "" for kind in kinds)
+    assert not_read.counts == ({"devices and pipes of tars": wanted} if wanted else {})
+    if wanted:
+        assert not_read.examples["devices and pipes of tars"].startswith(f"{path}#")
+
+
+@given(st.integers(-(2**40), -1), st.integers(0, 2))
+@hypothesis_settings(deadline=None)
+def test_a_size_below_zero_costs_its_member(tmp_path_factory, size, place):
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    single = len(blocks("a.png"))
+    content = bytearray(tar([(f"{n}.png", PICTURES[n]) for n in range(3)]))
+    header = content[place * single : place * single + 512]
+    header[124:136] = (size % 256**12).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[place * single : place * single + 512] = header
+    path.write_bytes(content)
+    rows = ingest(path)
+    assert {row["image"] for row in good(rows)} == {PICTURES[n] for n in range(3) if n != place}
+    ((source, failure),) = failures(rows).items()
+    assert source == f"{path}#byte {place * single}"
+    assert f"'{place}.png'" in failure.message
+    assert f"says {size} bytes" in failure.message

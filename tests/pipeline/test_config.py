@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
+import stages
+import ugaf
+from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError
 from ugaf.pipeline import config
 
@@ -154,3 +161,70 @@ def test_a_bound_takes_the_place_of_the_default_on_its_side() -> None:
     assert saturation(min_quantile=0.1) == {("min_quantile", 0.1), ("max", defaults["max"])}
     with pytest.raises(ConfigError, match="expected rules by column"):
         config.parse({**BASE, "stages": [{"curation.photometric": {"keep": [1]}}]})
+
+
+KEYS = st.sampled_from(["a", "b", "name", "1", "true"])
+
+
+@given(st.lists(KEYS, min_size=1, max_size=5), st.booleans(), st.integers(0, 3))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_a_key_that_stands_twice_is_named_at_any_depth(keys: list[str], flow: bool, depth: int) -> None:
+    if flow:
+        text = "{" + ", ".join(f"{key}: {n}" for n, key in enumerate(keys)) + "}"
+        text = "{x: " * depth + text + "}" * depth
+    else:
+        text = "".join(f"{'  ' * n}x:\n" for n in range(depth))
+        text += "".join(f"{'  ' * depth}{key}: {n}\n" for n, key in enumerate(keys))
+    if len(set(keys)) == len(keys):
+        assert len(str(yaml_files.load(text))) > 2
+    else:
+        with pytest.raises(yaml.YAMLError, match=r"the key '.*' twice"):
+            yaml_files.load(text)
+
+
+def test_keys_that_a_merge_brings_may_be_changed() -> None:
+    text = "base: &b {x: 1, y: 2}\nown: {<<: *b, y: 3}\n"
+    assert yaml_files.load(text)["own"] == {"x": 1, "y": 3}
+
+
+def test_a_setting_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("name: x\ninputs: [a]\nstages: []\ninputs: [b]\n")
+    with pytest.raises(ConfigError, match=r"(?s)p\.yaml: not valid YAML: the key 'inputs' twice.*line 4"):
+        config.load(str(file))
+    with pytest.raises(ConfigError, match="the key 'min' twice"):
+        config.parse(BASE, ["curation.photometric.keep.contrast={min: 1, min: 2}"])
+
+
+@given(st.one_of(st.binary(max_size=60), st.text().map(lambda text: text.encode("utf-16"))))
+@hypothesis_settings(max_examples=80, deadline=None)
+def test_whatever_a_pipeline_file_holds_the_error_names_it(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("x") / "p.yaml"
+    for content in (data, b"\xff\xd8\xff\xe0" + data, b"a: !!timestamp " + data):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"p\.yaml|pipeline"):
+            config.load(str(file))
+
+
+def test_text_files_are_opened_as_utf8_whatever_the_locale() -> None:
+    found = []
+    for folder in (*ugaf.__path__, *stages.__path__):
+        for file in Path(folder).rglob("*.py"):
+            calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
+            found += [f"{file}:{call.lineno}" for call in calls if _opens_by_locale(call)]
+    assert not found
+
+
+def _opens_by_locale(call: ast.Call) -> bool:
+    """Whether a call reads or writes a file as text of no named encoding."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name == "fdopen" or (name == "open" and isinstance(call.func, ast.Name)):
+        mode = call.args[1] if len(call.args) > 1 else ast.Constant("r")
+        return isinstance(mode, ast.Constant) and "b" not in str(mode.value)
+    return False

@@ -16,7 +16,7 @@ MOST_BYTES = 64 << 20
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without documents that are endless."""
+    """The safe loader, without documents that are endless or say two things under one key."""
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()
@@ -24,15 +24,31 @@ class _Loader(yaml.SafeLoader):
             _count(node, {}, set())
         return node
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
 
 def load(text: str | bytes) -> Any:
-    """The document as plain data. Raises yaml.YAMLError, also for one that stands for too much, or for itself."""
+    """The document as plain data; bytes are UTF-8, or UTF-16 where they begin with its mark.
+
+    Raises yaml.YAMLError, also for bytes that are neither, and for one that stands for too much, or for itself.
+    """
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"more than {MOST_BYTES} bytes")
     try:
         return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
+    except Exception as error:  # a number, a date or a tag's value that Python does not have
+        raise yaml.YAMLError(str(error) or repr(error)) from error
 
 
 def _count(node: Any, known: dict[int, int], above: set[int]) -> int:

@@ -53,8 +53,8 @@ def yaml_of(text: str, option: str) -> Any:
     try:
         # Only what can be a file's name: a long mapping is none, and asking for it is an error on some systems.
         is_file = not text.lstrip().startswith("{") and Path(text).is_file()
-        return yaml_files.load(Path(text).read_text(encoding="utf-8") if is_file else text)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        return yaml_files.load(Path(text).read_bytes() if is_file else text)
+    except (yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{option}: {text[:80]!r} is not readable YAML: {error}") from error
 
 

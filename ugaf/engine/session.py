@@ -155,7 +155,7 @@ def _native_stderr_hidden() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     python_stderr = sys.stderr
-    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(kept), "w", closefd=True) as visible:
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") as visible:
         os.dup2(nowhere.fileno(), 2)
         sys.stderr = visible
         try:

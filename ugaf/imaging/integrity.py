@@ -4,7 +4,8 @@ Decoders return pixels for files that are not whole: libjpeg fills what is missi
 stops a PNG at its last row without a look at the checksums, WebP and AV1 go on decoding zeros. So every format is
 held to what it lets one check:
 
-- JPEG: libjpeg-turbo's warnings are errors, whatever they say. Besides, a run of zeros that no encoder writes.
+- JPEG: libjpeg-turbo's warnings are errors, whatever they say. Besides, a run of zeros that no encoder writes, and
+  scans that do not send all of the picture.
 - PNG: the CRC of every chunk, the zlib stream to its own end and checksum, all rows, and IEND.
 - WebP, AVIF: all bytes that the file announces; no end of zeros that the picture does not need.
 - GIF: every block to the trailer. TIFF: every strip within the file, JPEG in it as above. JPEG 2000: its last marker.
@@ -23,6 +24,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from PIL import Image
+
+from ugaf.imaging import jpeg_scans
 
 MAX_PIXELS = 178_956_970
 """Images of more pixels are refused unread (Pillow's own decompression-bomb limit: 0.25 GB as grey, 0.5 GB as RGB8)."""
@@ -93,6 +96,9 @@ def read_jpeg(data: bytes, size: tuple[int, int] | None = None, scale: int = 1, 
         )
     if _has_impossible_zeros(data):
         raise DamageError(f"{ZEROS} zero bytes in a row inside the scan, which no encoder writes")
+    scans = jpeg_scans.unsent(data)
+    if scans is not None:
+        raise DamageError(f"truncated: it ends after scan {scans}, and its scans do not send all of the picture")
     return pixels
 
 

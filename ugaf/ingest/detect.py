@@ -66,7 +66,7 @@ def pair_format(settings: InputSettings) -> Format | None:
     if settings.path.startswith(samples.SCHEME):
         return None
     try:
-        return _pair_format(settings)
+        return read_pair_format(settings)
     except (OSError, pa.ArrowException, ConfigError) as error:
         raise_if_service(error, settings.path)
         format = format_of(settings.path)
@@ -75,7 +75,8 @@ def pair_format(settings: InputSettings) -> Format | None:
         return "records" if format == "records" and "image" not in settings.columns else None
 
 
-def _pair_format(settings: InputSettings) -> Format | None:
+def read_pair_format(settings: InputSettings) -> Format | None:
+    """The same, from what is there. Raises OSError, ArrowException, ConfigError where that does not tell."""
     parts = split_glob(settings.path)
     if parts and not _exists(settings.path):
         found = (place for place, info in glob(Place.of(parts[0]), parts[1]) if isinstance(info, Info))

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ugaf.base.errors import ConfigError
+from ugaf.base.faults import raise_if_service
 from ugaf.ingest import samples
 from ugaf.ingest.access import is_below
-from ugaf.ingest.detect import Format, format_of, holds_pairs, pair_format, wanted_format
+from ugaf.ingest.detect import Format, format_of, holds_pairs, pair_format, read_pair_format, wanted_format
 from ugaf.ingest.inputs import SCHEMES, InputSettings
-from ugaf.ingest.lists import list_records
+from ugaf.ingest.list_problems import cannot_be_read
+from ugaf.ingest.lists import list_columns, list_records
 from ugaf.ingest.places import Found, Info, Place, Skipped, glob, list_folder, split_glob, walk
 from ugaf.ingest.schemas import NamesFilesError, NoColumnsError
 from ugaf.ingest.sources import SourceError, SourceRef
@@ -82,13 +84,36 @@ def hold_pairs(inputs: Sequence[InputSettings]) -> bool:
     return any(kinds)
 
 
+def check_readable(settings: InputSettings) -> None:
+    """Raise ConfigError for an input that is not there or cannot be read, of which `holds_pairs` goes by the name."""
+    _check_there(settings)
+    if settings.path.startswith(samples.SCHEME):
+        return
+    place, info = _look(settings.path)
+    parts = split_glob(settings.path)
+    if parts is not None and (info is None or info.kind == "missing"):
+        folder = Place.of(parts[0])
+        if next(glob(folder, parts[1]), None) is None:
+            raise ConfigError(f"input {settings.path!r}: no file matches it{_beside(folder.child(parts[1]))}")
+    try:
+        read_pair_format(settings)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"input {settings.path!r}: {cannot_be_read(place, error)}") from error
+
+
 def _check_there(settings: InputSettings) -> None:
     path = settings.path
     if path.startswith(samples.SCHEME):
         samples.check_name(path)
         return
     place, info = _look(path)
-    if info is not None and info.kind == "missing" and split_glob(path) is None:
+    parts = split_glob(path)
+    if parts is not None and (info is None or info.kind == "missing"):
+        folder, found = _look(parts[0])
+        if found is not None and found.kind != "folder":
+            what = f"no such folder{_beside(folder)}" if found.kind == "missing" else "no folder"
+            raise ConfigError(f"input {path!r}: no file matches it: {folder.uri} is {what}")
+    elif info is not None and info.kind == "missing":
         scheme, colon, rest = path.partition(":")
         if colon and scheme in SCHEMES and not rest.startswith("//"):
             raise ConfigError(f"input {path!r}: no such file or folder; did you mean {scheme}://{rest.lstrip('/')}?")
@@ -224,6 +249,12 @@ class _Listing:
                 table_columns(place, self.settings)
             except (OSError, pa.ArrowException) as error:
                 raise ConfigError(f"input {self.settings.path!r}: cannot be read as Parquet: {error}") from error
+        elif format == "records":
+            try:
+                list_columns(place, self.settings)
+            except (OSError, pa.ArrowException) as error:
+                raise_if_service(error, place.uri)
+                raise ConfigError(f"input {self.settings.path!r}: {cannot_be_read(place, error)}") from error
         first = None
         for source in self._file(place, info, format):
             first = first or source

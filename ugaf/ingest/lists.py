@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from ugaf.base.errors import ConfigError
+from ugaf.base.faults import raise_if_service
 from ugaf.base.location import Location
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
+from ugaf.ingest.list_problems import cannot_be_read, why_no_columns
 from ugaf.ingest.places import Place
 from ugaf.ingest.records import Record, csv_values, delimiter, parsed, plain_suffix, records, version_of
 from ugaf.ingest.records import version_of_values as csv_version
@@ -19,6 +23,7 @@ from ugaf.ingest.schemas import (
     NamesFilesError,
     NoColumnsError,
     Recognised,
+    check_once,
     image_columns,
     no_pair_columns,
     optional_columns,
@@ -36,13 +41,22 @@ def list_columns(place: Place, settings: InputSettings) -> Recognised:
 
     Raises NoColumnsError if they are neither a pair's nor an image's.
     """
-    names = list(_first_names(place, settings))
+    first, header = _first_names(place, settings)
+    found = _recognised(place, settings, list(first))
+    check_once(header, found.columns, f"input {place.uri!r}")
+    return found
+
+
+def _recognised(place: Place, settings: InputSettings, names: Sequence[str]) -> Recognised:
     where = f"input {place.uri!r}"
     columns = pair_columns(names, settings.columns, where)
     if columns is not None:
         return Recognised(columns, True, names_files=True)
     candidates = [name for name in (*IMAGE_NAMES, *PATH_NAMES) if name in names][:1]
     if settings.kind == "pairs" or not (candidates or "image" in settings.columns):
+        why = why_no_columns(place, names)
+        if why is not None:
+            raise NoColumnsError(f"{where}: {why}")
         raise no_pair_columns(names, where, or_image=settings.kind != "pairs")
     return Recognised(image_columns(candidates, names, settings.columns, where), False, names_files=True)
 
@@ -52,10 +66,17 @@ def list_records(
 ) -> Iterator[SourceRef]:
     """A source for each record of the file, broken ones included.
 
+    Where the file cannot be read further, as a damaged .gz, that is one broken source after those that were read.
     Raises ConfigError if its columns are not of what is wanted; NamesFilesError for photographs unless `names_files`,
     and NoColumnsError for pairs then.
     """
-    found = list_columns(place, settings)
+    try:
+        found = list_columns(place, settings)
+    except (OSError, pa.ArrowException) as error:
+        raise_if_service(error, place.uri)
+        kind: SourceKind = "pair" if wants_pairs else "record"
+        yield SourceRef.broken(place.uri, "", "", kind, RecordError(cannot_be_read(place, error)))
+        return
     if not (names_files or wants_pairs):
         if found.is_pairs:
             raise NoColumnsError(
@@ -69,8 +90,8 @@ def list_records(
         )
     folder = Place.of(settings.root) if settings.root else place.parent()
     where = {**folder.locator(), "path": folder.path}
-    kind: SourceKind = "pair" if found.is_pairs else "record"
-    for record in records(place, settings.limits):
+    kind = "pair" if found.is_pairs else "record"
+    for record in _to_its_end(place, settings.limits):
         if isinstance(record.fields, RecordError):
             yield SourceRef.broken(place.uri, str(record.line), record.version, kind, record.fields)
             continue
@@ -105,17 +126,37 @@ def read_cells(places: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> 
             yield _cells(text, form, where, version)
 
 
-def _first_names(place: Place, settings: InputSettings) -> dict[str, None]:
+def _to_its_end(place: Place, limits: LimitSettings) -> Iterator[Record]:
+    """The records, and a broken one where the file cannot be read further."""
+    line = 0
+    try:
+        for record in records(place, limits):
+            line = record.line
+            yield record
+    except (OSError, pa.ArrowException) as error:
+        raise_if_service(error, place.uri)
+        yield Record(line + 1, "", RecordError(cannot_be_read(place, error)))
+
+
+def _first_names(place: Place, settings: InputSettings) -> tuple[dict[str, None], Sequence[str]]:
+    """The fields of the first records, and the header of a CSV file."""
     seen: dict[str, None] = {}
+    header: Sequence[str] = ()
     read = 0
-    for number, record in enumerate(records(place, settings.limits)):
-        if number >= _LOOK_AHEAD or read > _LOOK_AHEAD_BYTES:
-            break
-        read += record.size
-        if not isinstance(record.fields, RecordError):
-            for _, fields in record.turns():
-                seen.update(dict.fromkeys(fields))
-    return seen
+    try:
+        for number, record in enumerate(records(place, settings.limits)):
+            if number >= _LOOK_AHEAD or read > _LOOK_AHEAD_BYTES:
+                break
+            read += record.size
+            header = header or record.header
+            if not isinstance(record.fields, RecordError):
+                for _, fields in record.turns():
+                    seen.update(dict.fromkeys(fields))
+    except (OSError, pa.ArrowException) as error:
+        raise_if_service(error, place.uri)
+        if not seen:
+            raise
+    return seen or dict.fromkeys(header), header
 
 
 def _is_long(cell: Any) -> bool:
@@ -150,7 +191,10 @@ def _cells(text: bytes, form: str | None, where: Mapping[str, Any], version: str
     if form is None:
         line = text.strip().removeprefix(b"\xef\xbb\xbf")
         return _wanted(parsed(line), version_of(line), where, version)
-    values = csv_values(text, form)
+    try:
+        values = csv_values(text, form)
+    except RecordError as error:
+        return error
     return _wanted(dict(enumerate(values)), csv_version(values), where, version)
 
 

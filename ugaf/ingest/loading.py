@@ -194,7 +194,7 @@ def _load_list(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
                 yield ref, _failure(cells)
             else:
                 yield _guarded(ref, functools.partial(_loaded_row, cells, reach, ref.kind == "pair"), inputs)
-    except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
+    except Exception as error:
         faults.raise_if_service(error, refs[0].uri)
         _check_seen(error, refs[0], inputs)
         for index in order[done:]:
@@ -214,9 +214,12 @@ def _load_table(refs: list[SourceRef], inputs: Inputs) -> Iterator[Outcome]:
         for fields in read_rows(place, where[0]["group"], [where[i]["row"] for i in order], list(columns.values())):
             ref = refs[order[done]]
             done += 1
+            if isinstance(fields, RecordError):
+                yield ref, _failure(fields)
+                continue
             cells = {role: fields.get(name) for role, name in columns.items()}
             yield _guarded(ref, functools.partial(_loaded_row, cells, reach, "pair" in where[0]), inputs)
-    except (OSError, pa.ArrowException, SourceError, ConfigError, ValueError) as error:
+    except Exception as error:
         faults.raise_if_service(error, place.uri)
         _check_seen(error, refs[0], inputs)
         for index in order[done:]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ugaf.imaging import boxes as box_geometry
 from ugaf.imaging.boxes import Box
-from ugaf.ingest import inline
+from ugaf.ingest import inline, json_text
 from ugaf.ingest.sources import RecordError
 
 _MIN_INSIDE = 0.5
@@ -76,8 +75,13 @@ def text(cell: Any) -> str | None:
     if isinstance(cell, list | tuple):
         return next((found for found in map(text, cell) if found), None)
     if isinstance(cell, str):
-        return cell.encode("utf-8", "replace").decode().strip() or None
+        return storable(cell).strip() or None
     return None
+
+
+def storable(text: str) -> str:
+    """The text as tables can hold it: JSON may escape half a character (`\\ud83d`), which becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def label(cell: Any) -> str | None:
@@ -139,11 +143,11 @@ def _parsed(cell: Any, what: str) -> Any:
     if not cell.strip():
         return None
     try:
-        return json.loads(cell)
+        return json_text.parse(cell)
     except ValueError:
         pass
     try:
-        return json.loads(f"[{cell}]")
+        return json_text.parse(f"[{cell}]")
     except ValueError as error:
         raise RecordError(f"{what} {cell[:60]!r} are not numbers") from error
 

@@ -20,7 +20,7 @@ from ugaf.ingest.fetching import NotNowError
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.loading import Loaded, PutOff, load
-from ugaf.ingest.pair_cells import parse_boxes
+from ugaf.ingest.pair_cells import parse_boxes, storable
 from ugaf.ingest.sources import SourceError, SourceRef
 from ugaf.stage import Failure
 
@@ -143,9 +143,10 @@ def _row(ref: SourceRef, loaded: Loaded | Failure, megapixels: int | None) -> In
         try:
             limit = megapixels or LimitSettings().megapixels
             id, values = _photo(loaded, limit) if loaded.edited is None else _pair(loaded, limit)
-            values["sources"] = [f"{ref.key} ({loaded.name})" if loaded.name else ref.key]
+            values = {name: storable(value) if isinstance(value, str) else value for name, value in values.items()}
+            values["sources"] = [storable(f"{ref.key} ({loaded.name})") if loaded.name else ref.key]
             return IngestedRow(id, values, values["sources"], [ref])
-        except (images.ImageError, SourceError) as error:
+        except Exception as error:  # whatever a cell may hold, it must never cost its neighbours
             failure = Failure.of(error)
     assert failure is not None
     failure = Failure(failure.type, f"{ref.key}: {failure.message}")

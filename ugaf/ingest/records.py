@@ -6,19 +6,24 @@ pictures need not be kept in the list of sources.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ugaf.ingest import json_text
 from ugaf.ingest.limits import LimitSettings
 from ugaf.ingest.places import Place
 from ugaf.ingest.schemas import NoColumnsError
 from ugaf.ingest.sources import RecordError
 
 Fields = Mapping[str, Any]
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,20 @@ def delimiter(name: str) -> str:
 def parsed(text: bytes) -> Fields | RecordError:
     """A line of JSON as fields, or what is wrong with it."""
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        fields = json_text.parse(text)
+    except ValueError as error:
         return RecordError(f"not JSON: {error} (in {text[:60].decode('utf-8', 'replace')!r})")
     return _checked(fields)
 
 
 def csv_values(text: bytes, delimiter: str) -> list[str]:
-    """The values of one record of a CSV file, from the text of its lines."""
+    """The values of one record of a CSV file, from the text of its lines. Raises RecordError."""
     lines = [_decoded(line) for line in text.splitlines(keepends=True)]
-    return next(csv.reader(lines, delimiter=delimiter), [])
+    try:
+        with _fields_up_to(len(text)):
+            return next(csv.reader(lines, delimiter=delimiter), [])
+    except csv.Error as error:
+        raise RecordError(f"not CSV: {error}") from error
 
 
 def version_of(text: bytes) -> str:
@@ -150,22 +159,26 @@ def _checked(fields: Any) -> Fields | RecordError:
 
 def _json_records(stream: Any, place: Place, limit: int) -> Iterator[Record]:
     try:
-        found = json.load(stream)
-    except (ValueError, RecursionError) as error:
+        found = json_text.parse_list(stream.read())
+    except ValueError as error:
         raise NoColumnsError(f"input {place.uri!r}: not JSON: {error}") from error
-    if not isinstance(found, list):
+    if found is None:
         raise NoColumnsError(f"input {place.uri!r}: a JSON file must be a list of records (or use JSON Lines)")
     for number, fields in enumerate(found, 1):
+        if isinstance(fields, ValueError):
+            yield Record(number, "", RecordError(f"not JSON: {fields}"))
+            continue
         text = json.dumps(fields, sort_keys=True).encode()
         yield Record(number, version_of(text), _checked(fields) if len(text) <= limit else _too_long(limit))
 
 
 class _CsvLines(Iterator[str]):
-    """What `csv.reader` reads: decoded lines, and whether one of them was too long."""
+    """What `csv.reader` reads: decoded lines, whether one of them was too long, and whether it asked for one more."""
 
     def __init__(self, lines: _Lines) -> None:
         self.lines = lines
         self.too_long = False
+        self.ended = False
         self.count = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -174,6 +187,7 @@ class _CsvLines(Iterator[str]):
     def __next__(self) -> str:
         line = self.lines.next()
         if line == b"":
+            self.ended = True
             raise StopIteration
         self.count += 1
         if line is None:
@@ -188,23 +202,42 @@ def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
     header: list[str] | None = None
     while True:
         start, source.too_long = lines.offset, False
-        # The library's own limit is below most base64 pictures, and one of the whole process: others find it as it was.
-        before = csv.field_size_limit(lines.limit)
         try:
-            values = next(reader, None)
+            with _fields_up_to(lines.limit):
+                values = next(reader, None)
         except csv.Error as error:
-            yield Record(source.count, "", RecordError(f"not CSV: {error}"))
+            long = "field limit" in str(error)
+            problem = _too_long(lines.limit) if long else RecordError(f"not CSV: {error}")
+            yield Record(source.count, "", problem, header=header or ())
             continue
-        finally:
-            csv.field_size_limit(before)
         if source.too_long:
-            yield Record(source.count, "", _too_long(lines.limit))
+            yield Record(source.count, "", _too_long(lines.limit), header=header or ())
+        elif values and source.ended:
+            yield _never_closed(source.count, header or (), values)
         elif values is None:
             return
         elif header is None:
             header = [values[0].removeprefix("\ufeff"), *values[1:]] if values else []
         elif values:
             yield _csv_record(source.count, header, values, start, lines.offset - start)
+
+
+@contextlib.contextmanager
+def _fields_up_to(limit: int) -> Iterator[None]:
+    """The library's own limit is below most base64 pictures, and one of the whole process: others find it as it was."""
+    before = csv.field_size_limit(limit)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _never_closed(last: int, header: Sequence[str], values: Sequence[str]) -> Record:
+    """What is left of a file where a record asked for more lines than there are: a quote is open in its last value."""
+    ends = len(_LINE_END.findall(values[-1]))
+    first = last + 1 - ends if values[-1].endswith(("\r", "\n")) else last - ends
+    problem = f"the quote that opens a value in line {first} is never closed: what follows, to line {last}, is not read"
+    return Record(first, version_of_values(values), RecordError(problem), header=header)
 
 
 def _csv_record(line: int, header: Sequence[str], values: Sequence[str], start: int, size: int) -> Record:

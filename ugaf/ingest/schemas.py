@@ -203,6 +203,16 @@ def no_pair_columns(columns: Iterable[str], where: str, or_image: bool = False) 
     )
 
 
+def check_once(names: Sequence[str], found: Columns, where: str) -> None:
+    """Raise ConfigError for a column that is read and of which a file has several by that name."""
+    for role, name in found.items():
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"{where}: {names.count(name)} columns are called {name!r}, and which is the {role} cannot be told: "
+                "rename them"
+            )
+
+
 def check_given(columns: Sequence[str], given: Columns, where: str) -> None:
     for role, name in given.items():
         if name not in columns:

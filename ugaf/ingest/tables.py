@@ -18,11 +18,12 @@ from ugaf.ingest.schemas import (
     PATH_NAMES,
     NamesFilesError,
     Recognised,
+    check_once,
     image_columns,
     no_pair_columns,
     pair_columns,
 )
-from ugaf.ingest.sources import SourceError, SourceRef
+from ugaf.ingest.sources import RecordError, SourceError, SourceRef
 
 _BATCH_ROWS = 16
 
@@ -72,8 +73,13 @@ def list_table(
             yield SourceRef.of(place.uri, str(number), info.version, "parquet", member)
 
 
-def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The wanted rows (ascending) of a row group, in order, each a dict. Reads the group once, a few rows at a time."""
+def read_rows(
+    place: Place, group: int, wanted: Sequence[int], columns: Sequence[str]
+) -> Iterator[dict[str, Any] | RecordError]:
+    """The wanted rows (ascending) of a row group, in order, each a dict, or what is wrong with one of its cells.
+
+    Reads the group once, a few rows at a time.
+    """
     with place.open_native() as file:
         parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         if group >= parquet.num_row_groups:
@@ -83,7 +89,7 @@ def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence
         start = 0
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(dict.fromkeys(columns))):
             while row is not None and row < start + batch.num_rows:
-                yield {name: batch.column(name)[row - start].as_py() for name in batch.schema.names}
+                yield _row(batch, row - start)
                 row = next(rows, None)
             if row is None:
                 return
@@ -91,7 +97,29 @@ def read_rows(place: Place, group: int, wanted: Sequence[int], columns: Sequence
         raise SourceError("the file has changed since it was listed: run again")
 
 
+def _row(batch: pa.RecordBatch, index: int) -> dict[str, Any] | RecordError:
+    cells = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            cells[name] = column[index].as_py()
+        except UnicodeDecodeError as error:
+            bad = error.object[error.start]
+            return RecordError(f"column {name!r}: a text that is not UTF-8 (byte {bad:#04x} at {error.start})")
+        except (ValueError, OverflowError) as error:  # a date that Python does not have
+            return RecordError(f"column {name!r}: {error}")
+    return cells
+
+
 def _recognise(schema: pa.Schema, settings: InputSettings, where: str) -> Recognised:
+    names = schema.names
+    schema = pa.schema({field.name: field for field in schema}.values(), schema.metadata)
+    found = _recognise_once(schema, settings, where)
+    check_once(names, found.columns, where)
+    return found
+
+
+def _recognise_once(schema: pa.Schema, settings: InputSettings, where: str) -> Recognised:
+    """The same for columns of different names."""
     if settings.kind in ("auto", "pairs"):
         columns = pair_columns(schema.names, settings.columns, where)
         if columns is not None:

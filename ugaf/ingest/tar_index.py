@@ -13,6 +13,7 @@ from typing import Any
 from ugaf.ingest.sources import SourceError
 
 _BLOCK = 512
+_ZEROS = 1 << 20
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _IMAGE = re.compile(r"(jpe?g|jpe|jfif|png|webp|bmp|tiff?|avif|gif)", re.IGNORECASE)
 
@@ -61,8 +62,22 @@ class Member:
         return _IMAGE.fullmatch(self.suffix) is not None and _NAME.fullmatch(self.name) is not None
 
 
-def members(file: Any) -> Iterator[Member | TarError]:
-    """Every visible regular member and link; damage is reported, and reading goes on at the next sound header."""
+@dataclass(frozen=True, slots=True)
+class NoFile:
+    """A visible member that has no bytes to read; `what` it is, in the plural."""
+
+    name: str
+    what: str
+
+
+Item = Member | NoFile | TarError
+
+
+def members(file: Any) -> Iterator[Item]:
+    """Every visible member but folders; damage is reported, and reading goes on at the next sound header.
+
+    So it does behind zeros, which end an archive: several may stand in one file, one after the other.
+    """
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(2) == b"\x1f\x8b":
@@ -73,12 +88,17 @@ def members(file: Any) -> Iterator[Member | TarError]:
     start = 0
     while start < end:
         file.seek(start)
-        damaged = yield from _sound_members(file, start, end)
-        if damaged is None:
+        stop = yield from _sound_members(file, start, end)
+        if stop is None:
             return
-        start = _next_header(file, damaged + _BLOCK, end)
+        start = _behind_zeros(file, stop.offset, end)
+        if start >= end:
+            return
+        if start > stop.offset and _is_header(file, start):
+            continue
+        start = _next_header(file, start + _BLOCK, end)
         goes_on = f"it goes on at byte {start}" if start < end else "and none after it"
-        yield TarError(f"damaged archive: no member's header at byte {damaged}; {goes_on}", f"byte {damaged}")
+        yield TarError(f"damaged archive: {stop.reason}; {goes_on}", f"byte {stop.offset}")
 
 
 def plain_name(name: str) -> str:
@@ -86,20 +106,36 @@ def plain_name(name: str) -> str:
     return posixpath.normpath(name)
 
 
-def _sound_members(file: Any, start: int, end: int) -> Generator[Member | TarError, None, int | None]:
-    """Members from `start` to the archive's end (returns None) or to the first damage (returns its offset)."""
+@dataclass(frozen=True)
+class _Stop:
+    """Where an archive ends or is damaged."""
+
+    offset: int
+    said: str = ""
+
+    @property
+    def reason(self) -> str:
+        return self.said or f"no member's header at byte {self.offset}"
+
+
+def _sound_members(file: Any, start: int, end: int) -> Generator[Item, None, _Stop | None]:
+    """Members from `start` to the archive's end or to the first damage; returns None where the file is cut off."""
     try:
         tar: Any = tarfile.TarFile(fileobj=file, mode="r")
     except (tarfile.TarError, ValueError):
-        return None if _is_end(file, start) else start
+        return _Stop(start)
     while True:
         try:
             member = tar.next()
         except (tarfile.TarError, ValueError, EOFError):
-            return tar.offset
+            return _Stop(tar.offset)
         if member is None:
-            return None if _is_end(file, tar.offset) else tar.offset
+            return _Stop(tar.offset)
         tar.members.clear()
+        if member.size < 0:  # what follows would be looked for before it, for ever
+            return _Stop(
+                member.offset, f"the header of {member.name!r} at byte {member.offset} says {member.size} bytes"
+            )
         if member.isreg() and member.offset_data + member.size > end:
             yield TarError("truncated archive: it ends inside this member", member.name)
             return None
@@ -109,6 +145,8 @@ def _sound_members(file: Any, start: int, end: int) -> Generator[Member | TarErr
             yield Member(member.name, member.offset_data, member.size)
         elif member.islnk() or member.issym():
             yield Member(member.name, member.offset, 0, _target(member))
+        elif not member.isdir():
+            yield NoFile(member.name, "sparse members" if member.isreg() else "devices and pipes")
 
 
 def _target(member: Any) -> str:
@@ -117,9 +155,23 @@ def _target(member: Any) -> str:
     return plain_name(posixpath.join(folder, member.linkname))
 
 
-def _is_end(file: Any, offset: int) -> bool:
+def _behind_zeros(file: Any, offset: int, end: int) -> int:
+    """The offset of the first block from `offset` on that is not all zeros, else `end`."""
     file.seek(offset)
-    return not any(file.read(_BLOCK))
+    while block := file.read(_ZEROS):
+        rest = block.lstrip(b"\0")
+        if rest:
+            return offset + (len(block) - len(rest)) // _BLOCK * _BLOCK
+        offset += len(block)
+    return end
+
+
+def _is_header(file: Any, offset: int) -> bool:
+    file.seek(offset)
+    try:
+        return tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape").size >= 0
+    except tarfile.TarError:
+        return False
 
 
 def _next_header(file: Any, offset: int, end: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ugaf.ingest.schemas import EDITED_ROLES, PAIR_ROLES, SOURCE_ROLES
-from ugaf.ingest.tar_index import Member, TarError, members, plain_name
+from ugaf.ingest.tar_index import Item, Member, NoFile, TarError, members, plain_name
 
 AT_ONCE = 500_000
 """Members that are matched with each other; a longer archive is taken in stretches of about so many."""
@@ -66,26 +66,31 @@ class Sample:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Up to `AT_ONCE` members: links resolved, samples by key in archive order, and what is damaged."""
+    """Up to `AT_ONCE` members: links resolved, samples by key in archive order, what is damaged, and what no file."""
 
     samples: Sequence[Sample]
     errors: Sequence[TarError]
+    no_files: Sequence[NoFile] = ()
 
 
-def stretches(items: Iterable[Member | TarError]) -> Iterator[Stretch]:
+def stretches(items: Iterable[Item]) -> Iterator[Stretch]:
     """The archive in stretches; neighbours that share a key are always in one."""
     held: list[Member] = []
     errors: list[TarError] = []
+    no_files: list[NoFile] = []
     for item in items:
         if isinstance(item, TarError):
             errors.append(item)
             continue
+        if isinstance(item, NoFile):
+            no_files.append(item)
+            continue
         if len(held) >= AT_ONCE and item.key != held[-1].key:
-            yield _stretch(held, errors)
-            held, errors = [], []
+            yield _stretch(held, errors, no_files)
+            held, errors, no_files = [], [], []
         held.append(item)
-    if held or errors:
-        yield _stretch(held, errors)
+    if held or errors or no_files:
+        yield _stretch(held, errors, no_files)
 
 
 def pair_roles(file: object, given: Mapping[str, str]) -> tuple[Roles | None, bool]:
@@ -98,7 +103,7 @@ def pair_roles(file: object, given: Mapping[str, str]) -> tuple[Roles | None, bo
         return (given["source"], given["edited"]), True
     seen: dict[str, set[str]] = {}
     for item in itertools.islice(members(file), _MOST_FOR_KIND):
-        if isinstance(item, TarError) or not item.is_image:
+        if not isinstance(item, Member) or not item.is_image:
             continue
         base, role = _role(item)
         is_half = role in SOURCE_ROLES or role in EDITED_ROLES
@@ -143,13 +148,13 @@ def pairs(sample: Sample, roles: Roles) -> list[Pair]:
     return found
 
 
-def _stretch(held: Sequence[Member], errors: Sequence[TarError]) -> Stretch:
+def _stretch(held: Sequence[Member], errors: Sequence[TarError], no_files: Sequence[NoFile]) -> Stretch:
     resolved, broken = _without_links(held)
     by_key: dict[str, list[int]] = {}
     for index, member in enumerate(resolved):
         by_key.setdefault(member.key, []).append(index)
     samples = [sample for indices in by_key.values() for sample in _samples(resolved, indices)]
-    return Stretch(samples, [*errors, *broken])
+    return Stretch(samples, [*errors, *broken], no_files)
 
 
 def _without_links(held: Sequence[Member]) -> tuple[list[Member], list[TarError]]:

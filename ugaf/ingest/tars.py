@@ -6,7 +6,6 @@ and the rest in `KEY.json` or in texts named for it (`KEY.edit_prompt.txt`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError
+from ugaf.ingest import json_text
 from ugaf.ingest.inputs import InputSettings
 from ugaf.ingest.places import Info, Place
 from ugaf.ingest.schemas import CAPTION_NAMES
@@ -83,6 +83,8 @@ class _Archive:
                     yield SourceRef.broken(self.place.uri, member, self.version, "tar", locator)
                 else:
                     yield SourceRef.of(self.place.uri, member, self.version, "tar", locator)
+            for left in stretch.no_files:
+                self.not_read.add(f"{left.what} of tars", f"{self.place.uri}#{left.name}")
             for error in stretch.errors:
                 yield SourceRef.broken(self.place.uri, error.member, self.version, "tar", error)
 
@@ -145,8 +147,8 @@ def read_pair(file: Any, locator: Mapping[str, Any]) -> tuple[bytes, bytes, dict
     fields: dict[str, Any] = {}
     if "fields" in spans:
         try:
-            parsed = json.loads(_text(file, *spans["fields"]))
-        except (ValueError, RecursionError) as error:
+            parsed = json_text.parse(_text(file, *spans["fields"]))
+        except ValueError as error:
             raise RecordError(f"the pair's .json is not JSON: {error}") from error
         if not isinstance(parsed, dict):
             raise RecordError(f"the pair's .json is not a JSON object but {type(parsed).__name__}")
@@ -159,8 +161,8 @@ def read_pair(file: Any, locator: Mapping[str, Any]) -> tuple[bytes, bytes, dict
 def caption_of(text: str) -> str | None:
     """The caption in a sample's .json, under any of the usual names; None if there is none."""
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = json_text.parse(text)
+    except ValueError:
         return None
     if not isinstance(fields, dict):
         return None

@@ -21,6 +21,7 @@ from ugaf.base.errors import ConfigError, explain_validation, nearest
 from ugaf.ingest import FREE_TEXT, IMAGE_SCHEMA, PAIR_SCHEMA, format_of
 from ugaf.ingest import VERSION as INGEST_VERSION
 from ugaf.ingest.detect import holds_pairs
+from ugaf.ingest.listing import check_readable
 from ugaf.pipeline import changes, naming, rules
 from ugaf.pipeline.classes import known_stages as known_stages
 from ugaf.pipeline.classes import stage_class as stage_class
@@ -195,10 +196,18 @@ def _check_pairs_are_wanted(pipeline: Pipeline) -> None:
     """That pairs which nobody called pairs are not measured by their sources alone."""
     found = [entry.path for entry in pipeline.settings.inputs if entry.kind == "auto"]
     if pipeline.is_pairs and found and not any("edited_image" in spec.reads for spec in pipeline.stages):
+        _check_readable(pipeline.settings)
         raise ConfigError(
             f"inputs: {', '.join(found)}: holds edit pairs, and no stage of {pipeline.name} looks at an edited image: "
             "take a pipeline that does (refine), or set `kind: pairs` to have the pairs' sources measured"
         )
+
+
+def _check_readable(settings: PipelineSettings) -> None:
+    """That nothing is said of what inputs hold which are not there or cannot be read."""
+    for entry in settings.inputs:
+        if entry.kind == "auto":
+            check_readable(entry)
 
 
 def _ingest_schema(is_pairs: bool) -> pa.Schema:
@@ -223,6 +232,7 @@ def _wire(settings: PipelineSettings, stages: Mapping[str, Any], is_pairs: bool)
         resources = _validate(Resources, options.pop("resources", None) or {}, f"{name}.resources")
         own = _validate(cls.Settings, options, name)
         if "edited_image" in cls.reads and not (is_pairs or "edited_image" in providers):
+            _check_readable(settings)
             photographs = ", ".join(entry.path for entry in settings.inputs)
             raise ConfigError(
                 f"{name}: needs edit pairs, and {photographs} holds photographs; no stage before it makes edits"

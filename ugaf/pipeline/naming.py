@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from ugaf.base import yaml_files
 from ugaf.pipeline.settings import PipelineSettings
 
 _MOST = 3
@@ -60,7 +61,7 @@ def with_other_inputs(document: Mapping[str, Any], overrides: Sequence[str]) -> 
 def _paths(inputs: str) -> list[str]:
     """The paths in the text of an `inputs` setting; [] where it is not valid, which is said when it is read."""
     try:
-        entries = yaml.safe_load(inputs)
+        entries = yaml_files.load(inputs)
     except yaml.YAMLError:
         return []
     found = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries or ()]

@@ -190,7 +190,7 @@ def load_as(kind: type[Kind], path: str, overrides: Sequence[str] = ()) -> Kind:
     """
     file = Path(path).expanduser()
     try:
-        document = yaml_files.load(file.read_text("utf-8"))
+        document = yaml_files.load(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

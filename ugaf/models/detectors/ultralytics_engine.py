@@ -273,7 +273,7 @@ def keep_to_itself() -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """One process of this machine at a time: they share the files that are downloaded."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with open(folder / ".lock", "wb") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -143,7 +143,7 @@ class Keeper:
 
 def _children() -> Iterator[int]:
     """Children of this process, as Linux tells; none elsewhere."""
-    with suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+    with suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
         yield from map(int, file.read().split())
 
 

@@ -111,7 +111,7 @@ def cache_config(cache: Cache) -> Any:
 
 def _class_name(index: Path) -> str:
     try:
-        return str(json.loads(index.read_text())["_class_name"])
+        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"editor.model: {index} names no pipeline ({error!r})") from error
 
