@@ -1,4 +1,4 @@
-"""YAML that may come from somebody else: read as plain data, within bounds.
+"""YAML, of files and of `key=value`, that may come from somebody else: read as plain data, within bounds.
 
 An alias lets a few hundred bytes stand for billions of values: nothing grows while they are read, but whatever walks
 through them afterwards never ends. So what a document stands for is counted before anything is made of it.
@@ -6,9 +6,13 @@ through them afterwards never ends. So what a document stands for is counted bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ugaf.base.errors import ConfigError
 
 MOST_VALUES = 2_000_000
 """Keys, values and list items that a document may stand for, aliases written out."""
@@ -49,6 +53,44 @@ def load(text: str | bytes) -> Any:
         raise yaml.YAMLError("nested too deeply") from error
     except Exception as error:  # a number, a date or a tag's value that Python does not have
         raise yaml.YAMLError(str(error) or repr(error)) from error
+
+
+def mapping(path: Path, where: str, what: str) -> dict[str, Any]:
+    """A file's document, which is a mapping. where, what: for the errors, how the user named it and what it is.
+
+    Raises ConfigError.
+    """
+    try:
+        document = load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: expected {what}")
+    return document
+
+
+def change(override: str, where: str) -> tuple[str, Any]:
+    """What `key=value` says: the key, and the value as YAML. Raises ConfigError, which begins with `where`."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{where}: expected key=value")
+    try:
+        return key.strip(), load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: the value is not valid YAML: {error}") from error
+
+
+def set_path(target: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
+    """Set a value in nested mappings, making those that are missing. Raises ConfigError, which begins with `where`."""
+    for part in path[:-1]:
+        inner = target.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            raise ConfigError(f"{where}: {part} is not a mapping")
+        target[part] = dict(inner or {})
+        target = target[part]
+    target[path[-1]] = value
 
 
 def _count(node: Any, known: dict[int, int], above: set[int]) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 from pydantic import ValidationError
 
 from ugaf.base import yaml_files
@@ -143,12 +142,7 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
         if pipeline not in shipped:
             raise ConfigError(f"no pipeline file or shipped pipeline {pipeline!r}{nearest(pipeline, shipped)}")
         path = shipped[pipeline]
-    try:
-        document = yaml_files.load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a pipeline is a mapping with name, inputs and stages")
+    document = yaml_files.mapping(path, str(path), "a pipeline: a mapping with name, inputs and stages")
     if is_shipped:
         document = naming.with_other_inputs(document, overrides)
     return parse(document, overrides)

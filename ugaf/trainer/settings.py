@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ugaf.base import yaml_files
 from ugaf.base.errors import ConfigError, explain_validation, nearest
-from ugaf.pipeline.changes import set_path
 from ugaf.stage import Settings, operational
 from ugaf.trainer.data.settings import DataSettings
 
@@ -188,15 +186,7 @@ def load_as(kind: type[Kind], path: str, overrides: Sequence[str] = ()) -> Kind:
 
     Raises ConfigError naming the file and the setting, and the nearest valid name.
     """
-    file = Path(path).expanduser()
-    try:
-        document = yaml_files.load(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
+    document = yaml_files.mapping(Path(path).expanduser(), path, "a mapping of settings")
     for override in overrides:
         _set(document, override, kind)
     return parse_as(kind, document, path)
@@ -211,14 +201,8 @@ def parse_as(kind: type[Kind], document: Mapping[str, Any], where: str) -> Kind:
 
 
 def _set(document: dict[str, Any], override: str, kind: type[Settings]) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"{override}: expected key=value")
-    path = key.strip().split(".")
+    key, value = yaml_files.change(override, override)
+    path = key.split(".")
     if path[0] not in kind.model_fields:
         raise ConfigError(f"{override}: no such setting{nearest(path[0], kind.model_fields)}")
-    try:
-        value = yaml_files.load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override}: the value is not valid YAML: {error}") from error
-    set_path(document, path, value, override)
+    yaml_files.set_path(document, path, value, override)
