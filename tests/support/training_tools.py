@@ -136,3 +136,43 @@ def _ended(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     finally:
         for process in processes:
             process.kill()
+
+
+def losses(path: Path) -> list[float]:
+    """Of the training whose settings are in a file, step by step."""
+    from ugaf.trainer.settings import load
+
+    return [line["loss"] for line in metrics(Path(load(str(path)).output))]
+
+
+def run(path: Path) -> list[float]:
+    """Train in this process, and say what the losses were."""
+    from ugaf.trainer.distributed import leave
+    from ugaf.trainer.loop import train
+    from ugaf.trainer.settings import load
+
+    train(load(str(path)))
+    leave()
+    return losses(path)
+
+
+def weights(output: Path) -> dict[str, Any]:
+    """The newest checkpoint's, and its moving average's, read in one process."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    from ugaf.trainer.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(output / "checkpoints", 1)
+    path = checkpoints._path(checkpoints.steps()[-1])
+    known = dcp.FileSystemReader(str(path)).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size) for name, entry in known.items() if name.startswith(("model.", "average."))
+    }
+    assert tensors
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        nested.setdefault(part, {})[rest] = value
+    dcp.load(nested, checkpoint_id=str(path), no_dist=True)
+    return tensors
