@@ -43,7 +43,7 @@ def gaps(account: balance.Account) -> dict[str, int]:
     [
         ({"target": "unifrom"}, "did you mean 'uniform'"),
         ({"target": {"a": -1.0}}, "weight of a is -1"),
-        ({"target": {"a": math.inf}}, "weight of a is inf"),
+        ({"target": {"a": math.inf}}, "finite number"),
         ({"target": {"a": "x"}}, "weight of a is 'x'; write a number"),
         ({"target": {"a": 0.0}}, "no category has a weight"),
         ({"target": {}}, "no category has a weight"),

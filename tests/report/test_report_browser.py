@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from report_fake import EVIL, curation_run, photo_run
 
+from ugaf.base.printing import harmless
 from ugaf.report import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -103,10 +104,10 @@ def test_order_by_a_measure(opened: webdriver.Chrome) -> None:
 def test_script_in_an_instruction_is_shown_as_text(opened: webdriver.Chrome) -> None:
     choose(opened, "task", "text")
     shown = opened.execute_script("return document.querySelector('.card .instruction').textContent")
-    assert shown == EVIL
+    assert shown == harmless(EVIL)
     assert opened.execute_script("return document.querySelectorAll('main img, main script, dialog script').length") == 0
     opened.find_element(By.CSS_SELECTOR, ".card .open").click()
-    assert opened.execute_script("return document.getElementById('details-title').textContent") == EVIL
+    assert opened.execute_script("return document.getElementById('details-title').textContent") == harmless(EVIL)
 
 
 def test_details_open_flip_and_step(opened: webdriver.Chrome) -> None:
