@@ -79,7 +79,11 @@ WITHIN_A_CALL = {
     "ugaf/models/predictors/__init__.py": {"id(predictor.backbone)"},
     "ugaf/cli/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
     "ugaf/cli/progress/live.py": {"threading.current_thread() is not self._thread"},
-    "ugaf/engine/session.py": {"threading.current_thread() is not threading.main_thread()"},
+    "ugaf/engine/session.py": {
+        "signal.getsignal(signal.SIGTERM) is not before",
+        "threading.current_thread() is not threading.main_thread()",
+    },
+    "ugaf/stage/photo.py": {"one.annotation is empty", "one.default is empty"},
     "ugaf/base/yaml_files.py": {"id(node)"},
 }
 

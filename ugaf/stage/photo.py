@@ -71,8 +71,8 @@ def photo_stage(
 def _options(function: Measure) -> dict[str, Any]:
     """The keyword-only arguments as pydantic's fields. Raises TypeError for a function of another form."""
     first, *others = inspect.signature(function, eval_str=True).parameters.values()
-    wrong = [one.name for one in others if one.kind is not one.KEYWORD_ONLY]
-    if first.kind is first.KEYWORD_ONLY or wrong:
+    wrong = [one.name for one in others if one.kind != one.KEYWORD_ONLY]
+    if first.kind == first.KEYWORD_ONLY or wrong:
         raise TypeError(f"{function.__name__}: takes the photograph, and settings after a `*`: {', '.join(wrong)}")
     empty = inspect.Parameter.empty
     return {
