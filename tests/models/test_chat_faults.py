@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -32,7 +33,9 @@ from pydantic import BaseModel, Field
 
 from ugaf.base.errors import StopRun
 from ugaf.models.chat import Answer, ChatRequest, Message, Picture, Sampling
+from ugaf.models.chat.blame import Blame
 from ugaf.models.chat.client import Client, client_of
+from ugaf.models.chat.reply import AnswerError
 from ugaf.models.chat.schemas import json_schema, line
 from ugaf.models.chat.transport import Pace, _retry_after
 from ugaf.models.servers import ModelServer, ServerLink
@@ -537,3 +540,25 @@ def test_a_forked_process_opens_its_own_client() -> None:
         os.waitpid(child, 0)
         os.close(writer)
         assert os.read(reader, 10) == b"True"
+
+
+def test_a_witness_is_asked_as_it_was_answered_and_in_other_ways_after_that() -> None:
+    """A model that says nothing of use to the seed of the first try is no server that has changed its mind."""
+    asked: list[tuple[str, int]] = []
+
+    async def ask(ready: str, attempt: int) -> None:
+        asked.append((ready, attempt))
+        if attempt < 2:
+            raise AnswerError("NotEnglish", "what it says is of no use")
+
+    failure = Failure("NotEnglish", "again")
+    for well_at, asks in ((2, [2]), (1, [1, 2])):
+        asked.clear()
+        blame: Blame[str] = Blame("eyes", Pace(0.01, 0.01), patience_s=5, tries=3, ask=ask)
+        blame.answered("good", time.monotonic() - 1, well_at)
+        assert asyncio.run(blame.of(failure)) == failure
+        assert [attempt for _, attempt in asked] == asks
+    blame = Blame("eyes", Pace(0.01, 0.01), patience_s=5, tries=2, ask=ask)
+    blame.answered("good", time.monotonic() - 1, 0)
+    with pytest.raises(StopRun, match="fails them all"):
+        asyncio.run(blame.of(failure))

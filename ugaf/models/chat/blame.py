@@ -32,12 +32,13 @@ Ready = TypeVar("Ready")
 class Blame(Generic[Ready]):
     """What one client knows of its server's answers. All of it runs on the event loop.
 
-    name: the server's, for messages. ask: sends a request once and reads its answer; raises TryError, AnswerError.
+    name: the server's, for messages. ask: sends a request once, as the attempt of that number, and reads its answer;
+    raises TryError, AnswerError.
     patience_s: how long a server may fail in a way that passes. tries: how often in one that does not.
     """
 
     def __init__(
-        self, name: str, pace: Pace, patience_s: float, tries: int, ask: Callable[[Ready], Awaitable[object]]
+        self, name: str, pace: Pace, patience_s: float, tries: int, ask: Callable[[Ready, int], Awaitable[object]]
     ) -> None:
         self._good = 0
         self._well_since = -math.inf
@@ -47,14 +48,14 @@ class Blame(Generic[Ready]):
         self._tries = tries
         self._ask = ask
         self._bad = 0
-        self._witness: list[Ready] = []
+        self._witness: list[tuple[Ready, int]] = []
         self._asking: asyncio.Task[bool] | None = None
 
-    def answered(self, ready: Ready, sent_at: float) -> None:
-        """A request was answered well. sent_at: of time.monotonic, when it was last sent."""
+    def answered(self, ready: Ready, sent_at: float, attempt: int) -> None:
+        """A request was answered well. sent_at: of time.monotonic, when it was last sent. attempt: the one that was."""
         self._good += 1
         self._well_since = max(self._well_since, sent_at)
-        self._witness = [ready]
+        self._witness = [(ready, attempt)]
 
     def reset(self) -> None:
         """After a stop: the server may be mended."""
@@ -90,19 +91,23 @@ class Blame(Generic[Ready]):
 
     async def _ask_witness(self, failure: Failure) -> bool:
         """Whether it is answered at once; False where that took a while. Raises StopRun if it is not answered."""
-        began, tries = time.monotonic(), 0
+        began, tries, answers = time.monotonic(), 0, 0
         while True:
             sent_at = time.monotonic()
             try:
-                await self._ask(self._witness[0])
+                ready, attempt = self._witness[0]
+                # As it was answered: another seed may be one to which a model says what cannot be used.
+                await self._ask(ready, attempt + answers)
             except TryError as error:
                 passes, said = error.retry or error.unreachable, str(error)
             except AnswerError as error:
                 passes, said = False, str(error)
+                answers += 1
             else:
                 self._good += 1
                 self._well_since = max(self._well_since, sent_at)
-                return tries == 0
+                self._witness = [(ready, attempt + answers)]
+                return tries == answers
             tries += 1
             if time.monotonic() - began > self._patience_s if passes else tries >= self._tries:
                 raise StopRun(

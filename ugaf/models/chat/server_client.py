@@ -185,7 +185,7 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
                     return failure
                 spent = _Spent()
             elif outcome is not None:
-                self._evidence.answered(ready, sent_at)
+                self._evidence.answered(ready, sent_at, spent.answers)
                 return outcome
 
     async def _tried(self, ready: Ready, spent: _Spent) -> Answer | Failure | None:
@@ -201,11 +201,11 @@ class ServerClient(ABC, Generic[Request, Ready, Answer]):
             enough = spent.answers >= self.settings.answer_tries
             return self._failure(error.kind, str(error), spent) if enough else None
 
-    async def _once(self, ready: Ready) -> Answer:
-        """One try of a request, for what it tells of the server. Raises TryError, AnswerError."""
+    async def _once(self, ready: Ready, attempt: int) -> Answer:
+        """One try of a request, for what it tells of the server. attempt: as of `exchange`. Raises as `read` does."""
         endpoint = await self._endpoints.take()
         try:
-            return await self.read(await self._sent(endpoint, ready, _Spent()), ready, 1)
+            return await self.read(await self._sent(endpoint, ready, _Spent(answers=attempt)), ready, 1)
         except TryError as fault:
             if fault.unreachable:
                 self._endpoints.set_aside(endpoint, self._safe(f"{fault.kind}: {fault}"))
