@@ -133,8 +133,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     wanted, needs = config.getoption("markexpr"), _environment(collection_path)
     if wanted in LIBRARIES and needs != wanted:
         return True
-    if needs and wanted != needs and re.search(rf"not \(.*\b{needs}\b", wanted or ""):
-        return True
     if not needs:
         return None
     missing = [name for name in LIBRARIES[needs] if find_spec(name) is None]

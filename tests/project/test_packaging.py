@@ -18,13 +18,15 @@ GUIDE = (ROOT / "docs" / "write-a-stage.md").read_text()
 FOLDERS = {"ugaf": "ugaf", "stages": "ugaf.stages", "pipelines": "ugaf.pipelines"}
 
 
-def test_every_package_is_installed() -> None:
+def test_every_folder_is_installed() -> None:
+    """Those without code too: setuptools warns at length of data in folders that are not listed."""
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert told["package-dir"] == {name: folder for folder, name in FOLDERS.items()}
     found = {
         ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
         for folder, name in FOLDERS.items()
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert sorted(told["packages"]) == sorted(found)
 

@@ -80,6 +80,20 @@ def test_a_function_of_another_form_is_refused() -> None:
         def wrong(photo: np.ndarray, least: int = 3) -> float:
             return float(photo.max() > least)
 
+    with pytest.raises(TypeError, match="call the argument otherwise"):
+
+        @photo_stage(x=float, side=32)
+        def twice(photo: np.ndarray, *, side: int = 3) -> float:
+            return float(photo.max() > side)
+
+
+def test_a_setting_may_be_called_side_where_the_photograph_is_not_reduced() -> None:
+    @photo_stage(x=int)
+    def measured(photo: np.ndarray, *, side: int = 3) -> int:
+        return photo.shape[0] // side
+
+    assert measured("measured").process(Row("0" * 32, {"image": half_white(60)})) == {"x": 20}
+
 
 @pytest.mark.parametrize(
     ("name", "value", "instead"),

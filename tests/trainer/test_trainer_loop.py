@@ -20,21 +20,10 @@ from ugaf.trainer.distributed import join, leave
 from ugaf.trainer.loop import Training, train
 from ugaf.trainer.settings import ScaleSettings, load
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("no_group")]
 
 TOLERANCE = 2e-5
 """Relative difference of losses: sums of float32 in another order."""
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    return make_shards(tmp_path / "shards", 24)
-
-
-@pytest.fixture(autouse=True)
-def _no_group() -> object:
-    yield
-    leave()
 
 
 def test_the_same_training_twice_gives_the_same_numbers_and_learns(tmp_path: Path, shards: Path) -> None:

@@ -16,24 +16,12 @@ from training_tools import TINY, config, group, losses, make_shards, metrics, ru
 
 from ugaf.trainer import __main__ as command
 from ugaf.trainer.build import build
-from ugaf.trainer.distributed import leave
 from ugaf.trainer.settings import ModelSettings, TinySettings
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("no_group")]
 
 TOLERANCE = 2e-5
 """Relative difference of losses: sums of float32 in another order."""
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    return make_shards(tmp_path / "shards", 24)
-
-
-@pytest.fixture(autouse=True)
-def _no_group() -> object:
-    yield
-    leave()
 
 
 def test_killed_and_started_again_it_is_as_if_it_had_not_been(tmp_path: Path, shards: Path) -> None:

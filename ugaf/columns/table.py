@@ -51,10 +51,8 @@ class Choice:
     def takes(self, row: dict[str, Any]) -> bool:
         """Whether a row with this verdict is asked for."""
         is_withdrawn = row["stage"] == INGEST and row["status"] == "rejected"
-        return self.status in (None, WITHDRAWN if is_withdrawn else row["status"]) and self.stage in (
-            None,
-            row["stage"],
-        )
+        status = WITHDRAWN if is_withdrawn else row["status"]
+        return self.status in (None, status) and self.stage in (None, row["stage"])
 
 
 def write(view: RunView, choice: Choice, output: str) -> int:

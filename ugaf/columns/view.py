@@ -60,9 +60,8 @@ class StageCounts:
     """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
 
     rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
-    rows: rows that the stage has measured, those too that it
-    would not be given now. examples: by error type, the first failure's `message`, `id` and `source`
-    (the file that the row came from; "" where it is not known).
+    rows: rows that the stage has measured, those too that it would not be given now. examples: by error type, the first
+    failure's `message`, `id` and `source` (the file that the row came from; "" where it is not known).
     """
 
     name: str
@@ -242,7 +241,7 @@ class RunView:
         return match.id, match.level, judge(self.columns, match.fragment, skip=skip, fits=self.fits)
 
     def _how_named(self) -> str:
-        """How a pair is named, by the run's first: not by its pictures, whose names are not kept."""
+        """How a pair is named, by the run's first: not by its pictures, whose names are not searched."""
         row = self.columns.sources(self.fragments[0], ["uri", "member"]).slice(0, 1).to_pylist()[0]
         name = row["uri"].rpartition("/")[2]
         return "a pair is named by where it stands, such as " + (f"{name}#{row['member']}" if row["member"] else name)

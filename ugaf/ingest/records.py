@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from ugaf.ingest.sources import RecordError
 
 Fields = Mapping[str, Any]
 
+_FIELD_LIMIT = threading.Lock()
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -224,12 +226,14 @@ def _csv_records(lines: _Lines, delimiter: str) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def _fields_up_to(limit: int) -> Iterator[None]:
-    """The library's own limit is below most base64 pictures, and one of the whole process: others find it as it was."""
-    before = csv.field_size_limit(limit)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+    """The library's own limit is below most base64 pictures, and one of the whole process: one thread at a time has
+    another, and others find it as it was."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(limit)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _never_closed(last: int, header: Sequence[str], values: Sequence[str]) -> Record:

@@ -17,7 +17,9 @@ def stage_class(name: str) -> type[Stage]:
 
     Raises ConfigError.
     """
-    path = name if name in known_stages() else extensions.named("ugaf.stages").get(name, name)
+    path = name
+    if ":" not in name and name not in known_stages():
+        path = extensions.named("ugaf.stages").get(name, name)
     module_name, _, attribute = path.partition(":")
     if not attribute:
         module_name = f"ugaf.stages.{name}"

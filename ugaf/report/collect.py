@@ -189,15 +189,13 @@ def scan(view: RunView, level: str, groups: list[ColumnGroup], steps: list[Step]
     schema = _schema(view, level, groups)
     found = Scan(level, schema, sampler, dict.fromkeys(STATUSES, 0))
     own = [group for group in groups if group.level == level]
+    free_text = view.pipeline.free_text
     measures = {name: Values() for group in own for name in group.measures if name in schema.names}
     labels = {
         name: Labels()
         for group in own
         for name in group.columns
-        if name in schema.names
-        and name not in measures
-        and name not in view.pipeline.free_text
-        and _is_label(schema.field(name))
+        if name in schema.names and name not in measures and name not in free_text and _is_label(schema.field(name))
     }
     missing = dict.fromkeys(measures, 0)
     rules = {step.name: (tuple(step.rejected), tuple(step.errors), step.keep) for step in steps}

@@ -88,15 +88,18 @@ ServerName = Annotated[str, ServerRef()]
 
 def engine_class(interface: str, spec: Mapping[str, Any]) -> Any:
     """The class that `spec["engine"]` names. Raises ConfigError with the nearest name if there is none."""
-    known = {**extensions.named(f"ugaf.{interface}s"), **ENGINES[interface]}
+    known = ENGINES[interface]
     name = spec.get("engine")
     if not isinstance(name, str):
         raise ConfigError(f"{interface}: name an engine, one of {', '.join(sorted(known))}")
     path = known.get(name, name)
     if ":" not in path:
-        raise ConfigError(f"{interface}: unknown engine {name!r}{nearest(name, known)}")
+        others = extensions.named(f"ugaf.{interface}s")
+        if name not in others:
+            raise ConfigError(f"{interface}: unknown engine {name!r}{nearest(name, [*known, *others])}")
+        path = others[name]
     module, _, attribute = path.partition(":")
-    if name not in ENGINES[interface]:
+    if name not in known:
         trust.check(module)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -40,12 +40,14 @@ def photo_stage(
 
     def made(function: Measure) -> type[Stage]:
         options = _options(function)
+        names, own = list(writes), list(options)
         if side is not None:
+            if "side" in options:
+                raise TypeError(f"{function.__name__}: `side` is the photograph's already: call the argument otherwise")
             options["side"] = (int, Field(side, ge=1, description="longer side in pixels at which it is looked at"))
-        names, own = list(writes), [name for name in options if name != "side"]
 
         def process(self: Stage, row: Row) -> Any:
-            photo = row.photo(getattr(self.settings, "side", None) if side is not None else None)
+            photo = row.photo(None if side is None else self.settings.side)
             found = function(photo, **{name: getattr(self.settings, name) for name in own})
             return found if isinstance(found, Mapping) else {names[0]: _plain(found)}
 

@@ -91,23 +91,23 @@ class Blame(Generic[Ready]):
 
     async def _ask_witness(self, failure: Failure) -> bool:
         """Whether it is answered at once; False where that took a while. Raises StopRun if it is not answered."""
-        began, tries, answers = time.monotonic(), 0, 0
+        # As it was answered, then with other seeds: to one of them a model may say what cannot be used.
+        ready, attempt = self._witness[0]
+        began, tries, at_once = time.monotonic(), 0, True
         while True:
             sent_at = time.monotonic()
             try:
-                ready, attempt = self._witness[0]
-                # As it was answered: another seed may be one to which a model says what cannot be used.
-                await self._ask(ready, attempt + answers)
+                await self._ask(ready, attempt)
             except TryError as error:
-                passes, said = error.retry or error.unreachable, str(error)
+                passes, said, at_once = error.retry or error.unreachable, str(error), False
             except AnswerError as error:
                 passes, said = False, str(error)
-                answers += 1
+                attempt += 1
             else:
                 self._good += 1
                 self._well_since = max(self._well_since, sent_at)
-                self._witness = [(ready, attempt + answers)]
-                return tries == answers
+                self._witness = [(ready, attempt)]
+                return at_once
             tries += 1
             if time.monotonic() - began > self._patience_s if passes else tries >= self._tries:
                 raise StopRun(
