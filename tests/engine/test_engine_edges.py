@@ -22,6 +22,7 @@ from ugaf.engine import loader, runner, worker
 from ugaf.engine import ray_engine as engine
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import FitError, Machine, segments, size_pools
+from ugaf.engine.units import Unit
 from ugaf.imaging import images
 from ugaf.pipeline.config import Pipeline
 from ugaf.stage import Outcome, Row, RowError, Settings, Stage
@@ -175,14 +176,14 @@ def go_restarting(checked: Pipeline, most: int = 30, **options: Any) -> tuple[Ru
     """Run inline as Ray would: a fragment whose worker dies goes to a new worker; the journal lives on."""
     deaths = 0
 
-    def run_groups(groups: Any, make_task: Callable[..., Any], work: dict[str, list[str]], *_: Any) -> None:
+    def run_groups(groups: Any, make_task: Callable[..., Any], work: Any, *_: Any) -> None:
         nonlocal deaths
         monitor = Monitor()
         for group in groups:
-            for fragment, skip in work.items():
+            for fragment, pending in work.items():
                 while True:
                     try:
-                        worker.StageWorker(make_task(group), monitor).run(fragment, skip)
+                        worker.StageWorker(make_task(group, None), monitor).run(Unit(fragment), pending.skip)
                         break
                     except Death:
                         deaths += 1
@@ -378,7 +379,7 @@ def test_deaths_outside_of_any_row_stop_the_run(photos: Path, tmp_path: Path, mo
     def deadly(*_: Any, **__: Any) -> None:
         raise Death
 
-    monkeypatch.setattr(worker, "_ChainRun", deadly)
+    monkeypatch.setattr(worker, "ChainRun", deadly)
     with pytest.raises(UgafError, match="fragment 000000: 6 processes died in it outside of a row's work"):
         go_restarting(pipeline(photos, tmp_path / "run", [MEAN]))
 

@@ -23,6 +23,7 @@ from ugaf.base.errors import StopRun, UgafError
 from ugaf.base.location import scrub
 from ugaf.columns.code_digest import FACT, code_digest
 from ugaf.columns.origins import Runs, runs_of
+from ugaf.columns.remembered import Light, Remembered
 from ugaf.columns.tombstones import Tombstones
 from ugaf.ingest import image_id, pair_id
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
@@ -58,11 +59,15 @@ def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
 
 
 class Columns:
-    """Reads and writes the parts of one run as one pipeline sees them (its fingerprints say which folders)."""
+    """Reads and writes the parts of one run as one pipeline sees them (its fingerprints say which folders).
 
-    def __init__(self, storage: Storage, pipeline: Pipeline) -> None:
+    remembers: see `Remembered`.
+    """
+
+    def __init__(self, storage: Storage, pipeline: Pipeline, remembers: bool = False) -> None:
         self.storage = storage
         self.pipeline = pipeline
+        self._remembered = Remembered() if remembers else None
 
     @functools.cached_property
     def tombstones(self) -> Tombstones:
@@ -150,6 +155,15 @@ class Columns:
             taken += len(stays) - sum(stays)
         return taken
 
+    def _light(self, path: str, names: tuple[str, ...]) -> Light:
+        def read(file: pq.ParquetFile) -> Light:
+            return light_columns(file, names), file.schema_arrow.metadata or {}
+
+        def whole() -> Light:
+            return _parquet(self.storage, path, read)
+
+        return whole() if self._remembered is None else self._remembered.light(path, names, whole)
+
     def light(
         self, stage: str, fragment: str, columns: Iterable[str], parts: Sequence[str] | None = None
     ) -> tuple[pa.Table, list[Mapping[bytes, bytes]]]:
@@ -160,9 +174,7 @@ class Columns:
         names = ["id", *dict.fromkeys(name for name in columns if name not in ("id", "error")), "error"]
         tables, attempts, facts = [], [], []
         for path in self.parts(stage, fragment) if parts is None else parts:
-            table, fact = _parquet(
-                self.storage, path, lambda file: (light_columns(file, names), file.schema_arrow.metadata or {})
-            )
+            table, fact = self._light(path, tuple(names))
             facts.append(fact)
             tables.append(table.replace_schema_metadata(None))
             attempts.append(pa.array([_attempt(path)] * table.num_rows, pa.int32()))

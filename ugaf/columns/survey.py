@@ -19,7 +19,8 @@ from ugaf.pipeline.config import INGEST, Pipeline
 class Survey:
     """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
     stage has yet to see, and rows that failed in it; without those where both are none. inputs: who fed it. made_by:
-    stage -> digest of code -> part files that it made. given: rows that a stage was given so far, of ingest sources."""
+    stage -> digest of code -> part files that it made. given: rows that a stage was given so far, of ingest sources.
+    photographs: (or pairs) of each fragment, so far. rates: seconds of work a row, of the stages that were measured."""
 
     skips: dict[str, set[str]]
     fits: Fits
@@ -27,6 +28,8 @@ class Survey:
     inputs: list[Fed]
     made_by: dict[str, Counter[str]]
     given: Counter[str]
+    photographs: dict[str, int]
+    rates: dict[str, float]
 
     def missing_inputs(self, pipeline: Pipeline, first: str | None) -> str | None:
         """Why there is nothing yet for the stage that a call begins with; None where there is, or never will be."""
@@ -52,14 +55,21 @@ def survey(columns: Columns) -> Survey:
     fits = fit(columns, fragments, skips)
     todo: dict[str, dict[str, tuple[int, int]]] = {}
     made_by: dict[str, Counter[str]] = {}
+    photographs: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    done = Counter[str]()
     for verdicts in judge_all(columns, fragments, skips=skips, fits=fits):
         for origin, count in verdicts[INGEST].origins:
             sources[origin] += count
         rows.update(verdicts[INGEST].by_origin())
+        photographs[verdicts.fragment] = len(verdicts[INGEST].ids)
         for given in verdicts.stages:
+            seconds[given.stage] = seconds.get(given.stage, 0.0) + given.seconds
+            done[given.stage] += given.table.num_rows
             made_by.setdefault(given.stage, Counter()).update(given.made_by)
             total[given.stage] += len(given.ids) + len(given.unread)
             counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))
             if any(counts):
                 todo.setdefault(verdicts.fragment, {})[given.stage] = counts
-    return Survey(skips, fits, todo, fed_by(sources, rows), made_by, total)
+    rates = {stage: seconds[stage] / count for stage, count in done.items() if count}
+    return Survey(skips, fits, todo, fed_by(sources, rows), made_by, total, photographs, rates)

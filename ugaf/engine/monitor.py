@@ -23,6 +23,10 @@ MERGED = "merged"
 """Among ingest's counts: sources that were exact duplicates of others, and became one row with them."""
 
 
+VERDICTS = ("kept", "rejected", "pending", "failed")
+"""What a worker counts a row as that it has done; pending where the rules are not fitted yet."""
+
+
 @dataclass(frozen=True)
 class Blame:
     """What the journal knows of a fragment whose worker died: rows to take one by one, and deaths of rows alone."""
@@ -48,12 +52,15 @@ class Journal(Protocol):
 
     def tell(self, line: str) -> None: ...
 
+    def rates(self) -> Mapping[str, float]: ...
+
 
 class Monitor:
     """Journal and counters of one session (one driver). A new session starts with an empty journal, so that rows in
     hand when a driver was killed are not blamed for it."""
 
     def __init__(self, stop_after_alike: int = 0) -> None:
+        self._rates: dict[str, float] = {}
         self._stop_after_alike = stop_after_alike
         self._windows: dict[str, Window] = {}
         self._alike: Alike | None = None
@@ -66,6 +73,7 @@ class Monitor:
         self._problem = ("", STOPPED)
         self._put_off: Counter[str] = Counter()
         self._told: list[str] = []
+        self._deaths_seen = 0
 
     def starting(self, worker: str) -> int:
         """A worker's process begins its set-up. Returns how many of its processes before died in theirs."""
@@ -84,6 +92,7 @@ class Monitor:
         key = (chain, fragment)
         held = self._open.get(key)
         if held is not None:
+            self._deaths_seen += 1
             stage, ids = held
             if stage or not ids:
                 self._deaths.setdefault(key, Counter())[stage, ids[0] if ids else ""] += 1
@@ -108,7 +117,7 @@ class Monitor:
         self._counts.setdefault(stage, Counter()).update(counts)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
         window = self._windows.setdefault(stage, Window(stage, self._stop_after_alike))
-        good = sum(counts.get(verdict, 0) for verdict in ("kept", "rejected", "pending"))
+        good = sum(counts.get(verdict, 0) for verdict in VERDICTS[:3])
         return self._stopping(window.add(good, failed))
 
     def put_off(self, why: str) -> None:
@@ -133,6 +142,11 @@ class Monitor:
             )
         return told
 
+    def deaths(self) -> int:
+        """Units, since the last call, whose worker died while it had them in hand, and that came back."""
+        seen, self._deaths_seen = self._deaths_seen, 0
+        return seen
+
     def at_end(self) -> Alike | None:
         """A segment's plan has ended. Why the run is to stop nevertheless, if so."""
         for window in self._windows.values():
@@ -148,7 +162,7 @@ class Monitor:
         return tuple(self._with_open(alike) for window in self._windows.values() for alike in window.doubtful())
 
     def _with_open(self, alike: Alike) -> Alike:
-        return replace(alike, fragments=alike.fragments | {fragment for _, fragment in self._open})
+        return replace(alike, fragments=alike.fragments | {unit.partition("/")[0] for _, unit in self._open})
 
     def _stopping(self, alike: Alike | None) -> Alike | None:
         self._alike = self._alike or alike
@@ -161,6 +175,15 @@ class Monitor:
     def problem(self) -> tuple[str, int]:
         """Why the run was stopped, and the exit status; "" if no worker said so."""
         return self._problem
+
+    def learn(self, rates: Mapping[str, float]) -> None:
+        """Seconds a row of stages, as they are known from before."""
+        self._rates.update(rates)
+
+    def rates(self) -> dict[str, float]:
+        """Seconds a row of the stages that have been measured: in this session, else as was known before it."""
+        rows = {stage: sum(counts[name] for name in VERDICTS) for stage, counts in self._counts.items()}
+        return {**self._rates, **{stage: self._seconds[stage] / count for stage, count in rows.items() if count}}
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Rows done in this session by stage: counts by verdict, and seconds of work."""
@@ -219,6 +242,10 @@ class BatchedJournal:
             waiting.seconds += seconds
             waiting.failed.extend(failed)
         return self.flush() if time.monotonic() - self._sent > self._every else None
+
+    def rates(self) -> dict[str, float]:
+        """See `Monitor.rates`."""
+        return dict(self._call("rates"))
 
     def flush(self) -> Alike | None:
         """Send what is waiting."""

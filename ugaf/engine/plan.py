@@ -64,13 +64,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Pool:
-    """A group with its size: `workers` actors that reserve `cpus` and `gpus` each, with `fragments` at once."""
+    """A group with its size: `workers` actors that reserve `cpus` and `gpus` each, with `fragments` units at once.
+    given: the pipeline says how many."""
 
     group: Group
     workers: int
     cpus: float
     gpus: float
     fragments: int = 1
+    given: bool = False
 
 
 def segments(pipeline: Pipeline, until: str | None = None) -> list[list[Group]]:
@@ -190,7 +192,7 @@ def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -
     each = max(1, (workers or max(1, round(machine.cpus - taken))) // max(1, len(shared)))
     fraction = round(min(1.0, free / max(1, each * len(shared))) - 0.005, 2)
     fraction = max(0.01, fraction)
-    return [own.get(group.name) or Pool(group, each, fraction, 0.0) for group in groups]
+    return [own.get(group.name) or Pool(group, each, fraction, 0.0, given=workers is not None) for group in groups]
 
 
 def _fitting(share: float, gpus: float) -> int:
@@ -242,7 +244,7 @@ def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: M
             "server takes (a worker's share lies on one GPU); with --set engine.streaming=false they run one after the "
             "other"
         )
-    return Pool(group, workers, cpus, gpus, spec.demand(group.lane).fragments)
+    return Pool(group, workers, cpus, gpus, spec.demand(group.lane).fragments, given is not None)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Runs segments of a plan: on Ray Data, or inline in this process.
 
-On Ray Data one row is one fragment's name, a segment is one streaming plan (`from_items(fragments)` and one
+On Ray Data one row is the name of one unit of work, a segment is one streaming plan (`from_items(units)` and one
 `map_batches` on an actor pool for each group), and no data but names travels between the pools: workers read and write
-the run's folder. A worker that dies is restarted by Ray and gets its fragment again; the Monitor knows what it held.
+the run's folder. A worker that dies is restarted by Ray and gets its unit again; the Monitor knows what it held.
 """
 
 from __future__ import annotations
@@ -14,20 +14,30 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+
 from ugaf.base.errors import STOPPED, StopRun, UgafError
+from ugaf.engine import plan_watch
 from ugaf.engine.alike import Alike, AlikeError
 from ugaf.engine.monitor import BatchedJournal, Monitor
-from ugaf.engine.plan import Group, left_by_servers, servers_during, size_pools
+from ugaf.engine.plan import Group, Pool, left_by_servers, servers_during, size_pools
 from ugaf.engine.session import machine
+from ugaf.engine.sizing import onwards as onwards_of
+from ugaf.engine.sizing import size_of, split_from
+from ugaf.engine.units import Onward, Unit, units
 from ugaf.engine.whole_run import RunRows, run_stage
-from ugaf.engine.worker import StageWorker, Task, one_thread
+from ugaf.engine.worker import StageWorker
+from ugaf.engine.workplace import Task, one_thread
 from ugaf.pipeline.config import Pipeline
 
 SETUP_DEATHS = 3
 """Deaths of a worker in its set-up, one after the other, after which the run stops."""
+
+LEFT_BEHIND = "rows are left that workers had in hand when they died: they are done now"
 
 ASK_S = 30.0
 """Seconds for an answer of the monitor, which has nothing to do but answer."""
@@ -35,6 +45,25 @@ ASK_S = 30.0
 DIED_OF = "a crash in native code, or too little memory: see the logs of Ray, or try fewer workers (engine.workers)"
 
 Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What of a fragment is to be done. skip: ids that another fragment speaks for. photographs: (or pairs) in it."""
+
+    skip: Sequence[str]
+    photographs: int
+
+
+Work = Mapping[str, Pending]
+"""By fragment."""
+
+
+UPSCALE_FROM = 0.9
+"""Share of a pool's workers at work from which it grows, where it may: one whose workers are all busy."""
+NEVER = -1.0
+"""A share of workers at work below which a pool would shrink: a model that is idle would soon be loaded again. Where
+nothing more comes, or others lack the room, it shrinks in any case."""
 
 
 class RunError(StopRun):
@@ -49,24 +78,25 @@ class _WorkerError(Exception):
     """Carries a stop out of a process of Ray's, whose own machinery handles an `Exception` only."""
 
 
-MakeTask = Callable[[Group], Task]
+MakeTask = Callable[[Group, Onward | None], Task]
+"""(group, what it hands on) -> the task of its workers."""
 
 
 def run_inline(
     groups: Sequence[Group],
     make_task: MakeTask,
-    work: Mapping[str, Sequence[str]],
+    work: Work,
     monitor: Monitor | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Every group's fragments in this process, one after the other. `work`: fragment -> ids to skip."""
+    """Every group's fragments in this process, one after the other."""
     monitor = monitor or Monitor()
     with watched(monitor.snapshot, progress or (lambda _: None)):
         try:
             for group in groups:
-                worker = StageWorker(make_task(group), monitor)
-                for fragment, skip in work.items():
-                    worker.run(fragment, skip)
+                worker = StageWorker(make_task(group, None), monitor)
+                for fragment, pending in work.items():
+                    worker.run(Unit(fragment), pending.skip)
                 _stop_for(monitor.at_end())
         except StopRun as stop:
             stop.doubtful = stop.doubtful or monitor.doubtful()
@@ -99,14 +129,17 @@ class _RayWorker:
             self.status = getattr(error, "status", STOPPED)
         ray.get(monitor.started.remote(me))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import ray
 
         try:
             if self.worker is None:
                 raise _WorkerError(self.problem)
-            for fragment, skip in zip(batch["fragment"], batch["skip"], strict=True):
-                self.worker.run(str(fragment), json.loads(str(skip)))
+            for text, skip in zip(batch["unit"], batch["skip"], strict=True):
+                unit, ids = Unit.loaded(str(text)), json.loads(str(skip))
+                self.worker.run(unit, ids)
+                for following in self.worker.onward(unit, ids):
+                    yield {"unit": np.array([following.dumped()]), "skip": np.array([str(skip)])}
         except (Exception, StopRun) as error:
             # Ray Data's own error does not carry the cause.
             known = isinstance(error, UgafError | StopRun | _WorkerError)
@@ -115,16 +148,15 @@ class _RayWorker:
             self.journal.flush()
             ray.get(self.monitor.fail.remote(text, status))
             raise _WorkerError(text) from error
-        return batch
 
 
 class RayEngine:
     """Runs segments on the Ray that this process is connected to (see `Session`).
 
-    stop_after_alike: see `EngineSettings`.
+    stop_after_alike: see `EngineSettings`. elastic: pools grow and shrink with the cluster.
     """
 
-    def __init__(self, stop_after_alike: int = 0) -> None:
+    def __init__(self, stop_after_alike: int = 0, elastic: bool = False) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -133,6 +165,7 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor: Any = ray.remote(Monitor)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        self._elastic = elastic
         self.monitor: Any = actor.options(**options).remote(stop_after_alike)
 
     def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
@@ -146,42 +179,59 @@ class RayEngine:
         self,
         groups: Sequence[Group],
         make_task: MakeTask,
-        work: Mapping[str, Sequence[str]],
+        work: Work,
         pipeline: Pipeline,
         servers: Sequence[str],
+        rates: Mapping[str, float],
         progress: Progress,
-    ) -> None:
-        """One streaming plan over the fragments. Raises RunError with the first worker's error.
+    ) -> str:
+        """One streaming plan over units of the fragments. Returns why another one has to go on, "" if it came to its
+        end. Raises RunError with the first worker's error.
 
-        work: fragment -> ids to skip. servers: entries of `models:` that are running meanwhile.
+        servers: entries of `models:` that are running meanwhile. rates: seconds a row of stages, where it is known.
         """
         import ray
 
         _quiet_ray_data()
-        items = [{"fragment": name, "skip": json.dumps(sorted(skip))} for name, skip in work.items()]
         left = left_by_servers(machine(), pipeline, servers)
         pools = size_pools(groups, left, pipeline.settings.engine.workers)
+        photographs = sum(pending.photographs for pending in work.values())
+        sizes = [size_of(pipeline, pool.group, pool.workers * pool.fragments, photographs) for pool in pools]
+        onwards = onwards_of(pipeline, groups, sizes)
+        first = None if split_from(pipeline, groups) else sizes[0]
+        ray.get(self.monitor.learn.remote(rates))
+        rates = self._ask("rates", rates)
+        items = [
+            {"unit": unit.dumped(), "skip": json.dumps(sorted(pending.skip))}
+            for fragment, pending in work.items()
+            for unit in units(fragment, pending.photographs, first, rates)
+        ]
         data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-        for pool in pools:
+        for number, (pool, onward) in enumerate(zip(pools, onwards, strict=True)):
+            most = max(len(items), photographs) if number else len(items)
             data = data.map_batches(
                 _RayWorker,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(
-                    size=min(pool.workers, len(items)),
+                    **self._workers(pool, most),
                     # Names only travel: one that waits at a busy worker is one that an idle worker lacks.
                     max_tasks_in_flight_per_actor=pool.fragments,
-                    # Fragments in threads of one worker, where its stage waits for a server.
+                    # Units in threads of one worker, where its stage waits for a server.
                     max_concurrent_calls_per_actor=pool.fragments,
                     enable_true_multi_threading=pool.fragments > 1,
                 ),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
-                fn_constructor_kwargs={"task": make_task(pool.group), "monitor": self.monitor},
+                fn_constructor_kwargs={"task": make_task(pool.group, onward), "monitor": self.monitor},
             )
+        context = ray.data.DataContext.get_current()
+        context.custom_execution_callback_classes = [plan_watch.callback(plan_watch.PlanWatch(machine))]
         with watched(self._snapshot, progress):
             try:
                 for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
                     pass
+            except plan_watch.Replan as why:
+                return str(why)
             except ray.exceptions.RayError as error:
                 _stop_for(self._ask("alike", None))
                 problem, status = self._ask("problem", ("", STOPPED))
@@ -189,6 +239,21 @@ class RayEngine:
                 stop.doubtful = self._ask("doubtful", ())
                 raise stop from error
         _stop_for(self._ask("at_end", None))
+        # A unit that is done a second time may be handed on in other pieces than those that went on before.
+        return (
+            "rows are left that workers had in hand when they died: they are done now" if self._ask("deaths", 0) else ""
+        )
+
+    def _workers(self, pool: Pool, most: int) -> dict[str, int]:
+        """How many workers a pool has. most: above which there would be no work.
+
+        On a cluster it grows while all of its workers are busy and there is room, on nodes that join too, unless the
+        pipeline says how many there are. When nodes leave it goes on with those that are left (see `plan_watch`).
+        """
+        size = min(pool.workers, most)
+        if not self._elastic or pool.given or size >= most:
+            return {"size": size}
+        return {"min_size": size, "max_size": most, "initial_size": size}
 
     def _ask(self, method: str, otherwise: Any) -> Any:
         """What the monitor answers; `otherwise` if it is gone, and all of Ray perhaps."""
@@ -283,6 +348,10 @@ def _quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = UPSCALE_FROM
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
+    # Units are rows of a few bytes: each is a block, which goes to a worker of its own.
+    context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 

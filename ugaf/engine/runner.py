@@ -24,11 +24,12 @@ from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
-from ugaf.engine.ray_engine import MakeTask, RayEngine, run_inline, watched
+from ugaf.engine.ray_engine import MakeTask, Pending, RayEngine, Work, run_inline, watched
 from ugaf.engine.session import Session, cluster_address
+from ugaf.engine.units import Onward
 from ugaf.engine.watcher import Watcher
 from ugaf.engine.whole_run import rows_of, run_stage
-from ugaf.engine.worker import Task
+from ugaf.engine.workplace import Task
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
 from ugaf.pipeline.config import INGEST, Pipeline
@@ -57,7 +58,7 @@ class SegmentWork:
     and rows pending by stage as far as can be known before the stages before them have run."""
 
     groups: list[Group]
-    fragments: dict[str, list[str]]
+    fragments: Work
     pending: dict[str, int]
 
 
@@ -119,33 +120,54 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             notify(line)
         for line in made_by_other_code(pipeline.stages, found.made_by):
             notify(line)
-        for number, groups in enumerate(parts):
-            work = pending_work(pipeline, found, groups, options)
-            if not work.fragments or not work.groups:
-                continue
-            machines.ready([work.groups, *parts[number + 1 :]])
-            engine, servers = machines.engine, machines.servers
-            servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
-            if servers.lacks(servers_of(work.groups)):
-                watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
-            links = servers.need(servers_of(work.groups), on_ray=engine is not None)
-            make_task = _task_maker(columns, found.fits, options, links)
-            watcher.doing(_segment_text(number, len(parts), work), work.pending)
-            if work.groups[0].whole_run:
-                _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
-            elif engine is None:
-                run_inline(work.groups, make_task, work.fragments, monitor, progress)
-                for line in monitor.news():
-                    notify(line)
-            else:
-                engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
-                for line in engine.news():
-                    notify(line)
-            watcher.doing("reading what is stored")
-            found = survey(columns)
-            if INGEST in (name for group in work.groups for name in group.stages):
-                _note_unknown_tasks(columns, notify)
-            record.save(columns, found.fits, found.inputs)
+        for number in range(len(parts)):
+            while True:
+                work = pending_work(pipeline, found, parts[number], options)
+                if not work.fragments or not work.groups:
+                    break
+                machines.ready([work.groups, *parts[number + 1 :]])
+                again = _do(columns, found, work, parts, number, options, machines, monitor, progress)
+                watcher.doing("reading what is stored")
+                found = survey(columns)
+                if INGEST in (name for group in work.groups for name in group.stages):
+                    _note_unknown_tasks(columns, notify)
+                record.save(columns, found.fits, found.inputs)
+                left = pending_work(pipeline, found, parts[number], options).pending
+                if not again or sum(left.values()) >= sum(work.pending.values()):
+                    break
+                notify(again)
+
+
+def _do(
+    columns: Columns,
+    found: Survey,
+    work: SegmentWork,
+    parts: Sequence[Sequence[Group]],
+    number: int,
+    options: RunOptions,
+    machines: _Machines,
+    monitor: Monitor,
+    progress: Any,
+) -> str:
+    """Do the work of a segment. Returns why what is left of it is to be done anew, "" if that would be of no use."""
+    pipeline, engine, servers, watcher = columns.pipeline, machines.engine, machines.servers, machines.watcher
+    servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
+    if servers.lacks(servers_of(work.groups)):
+        watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
+    links = servers.need(servers_of(work.groups), on_ray=engine is not None)
+    make_task = _task_maker(columns, found.fits, options, links)
+    watcher.doing(_segment_text(number, len(parts), work), work.pending)
+    again, news = "", monitor.news
+    if work.groups[0].whole_run:
+        _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
+    elif engine is None:
+        run_inline(work.groups, make_task, work.fragments, monitor, progress)
+    else:
+        again = engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, found.rates, progress)
+        news = engine.news
+    for line in news():
+        machines.notify(line)
+    return again
 
 
 def _segment_text(number: int, of: int, work: SegmentWork) -> str:
@@ -200,7 +222,8 @@ class _Machines:
     def __init__(
         self, pipeline: Pipeline, options: RunOptions, stack: ExitStack, notify: Notify, watcher: Watcher
     ) -> None:
-        self._watcher = watcher
+        self.watcher = watcher
+        self.notify = notify
         self.engine: RayEngine | None = None
         self._on_cluster = cluster_address(options.address) is not None
         self.servers = RunningServers(pipeline, self._on_cluster, notify)
@@ -216,9 +239,9 @@ class _Machines:
         self._is_ready = True
         _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
         if self._pipeline.settings.engine.executor != "inline":
-            self._watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
+            self.watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
             self._stack.enter_context(Session(self._options.address))
-            self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike)
+            self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike, elastic=self._on_cluster)
             self.engine.check(parts, self._pipeline)
         self._stack.enter_context(self.servers)
 
@@ -303,14 +326,15 @@ def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], opt
     names = [name for group in kept for name in group.stages]
     if not names:
         return SegmentWork([], {}, {})
-    work: dict[str, list[str]] = {}
+    work: dict[str, Pending] = {}
     pending = dict.fromkeys(names, 0)
     for fragment, todo in found.todo.items():
         counts = {name: new + (failed if options.retry_failed else 0) for name, (new, failed) in todo.items()}
         for name in counts.keys() & pending.keys():
             pending[name] += counts[name]
             if counts[name]:
-                work[fragment] = sorted(found.skips.get(fragment, ()))
+                photographs = max(sum(found.todo[fragment].get(INGEST, (0,))), found.photographs.get(fragment, 0))
+                work[fragment] = Pending(sorted(found.skips.get(fragment, ())), photographs)
     first = next((order.index(name) for name in names if pending[name]), len(order))
     due = set(order[first:])
     needed = [group for group in (_from(group, due) for group in kept) if group is not None]
@@ -361,9 +385,9 @@ def _restrict(group: Group, allowed: set[str]) -> Group | None:
 
 
 def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mapping[str, ServerLink]) -> MakeTask:
-    def make(group: Group) -> Task:
+    def make(group: Group, onward: Onward | None) -> Task:
         url, names = columns.storage.url, servers_of([group])
         servers = {name: links[name] for name in names}
-        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers)
+        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers, onward)
 
     return make
