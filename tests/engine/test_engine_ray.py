@@ -20,6 +20,7 @@ from engine_tools import counts, go, make_photos, pipeline, table
 from places import PATHS
 
 from ugaf.columns.view import RunView
+from ugaf.engine import plan_watch
 
 MEAN, DOUBLE, HALVES, FLIP = (f"engine_stages:{name}" for name in ("Mean", "Double", "Halves", "Flip"))
 FRAGMENT = 50
@@ -142,6 +143,46 @@ def test_a_row_that_aborts_its_process_ends_as_one_failed_row(tmp_path: Path) ->
     assert row["status"] == "failed"
     assert row["reason"].startswith("WorkerDied: ")
     assert executions(trace, "mean").count(killer) <= 4
+
+
+@pytest.mark.ray
+def test_a_plan_that_is_given_up_is_followed_by_one_that_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch ends plans when some rows are done; nothing is lost, and what was committed is not done again."""
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    make_photos(tmp_path / "photos", 20)
+    own = {"workers": 1, "cpus": 0.3}
+    stages = [{MEAN: {"resources": own, "sleep": 0.1, "trace": str(trace)}}, {DOUBLE: {"resources": own}}]
+    ended = list[int]()
+
+    def look(*_: object) -> None:
+        done = len(executions(trace, "mean"))
+        if len(ended) < 2 and done >= 5 * (len(ended) + 1):
+            ended.append(done)
+            raise plan_watch.Replan("the test ends it")
+
+    monkeypatch.setattr(plan_watch.PlanWatch, "look", look)
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine={"executor": "ray", "workers": 1}))
+    assert len(ended) == 2
+    assert (counts(view)[MEAN].kept, counts(view)[DOUBLE].kept, counts(view)[DOUBLE].pending) == (20, 20, 0)
+    # Once more at most: the unit that was in hand when the plan ended.
+    again = Counter(executions(trace, "mean"))
+    assert len(again) == 20
+    assert sum(again.values()) <= 20 + 2 * 4
+
+
+@pytest.mark.ray
+def test_a_worker_that_grows_is_renewed_and_no_row_fails_for_it(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 8)
+    stages = [{"engine_stages:Hoarder": {"resources": {"workers": 1, "cpus": 0.3, "batch_rows": 1}}}]
+    engine = {"executor": "ray", "workers": 1, "worker_mb": 500}
+    view = go(pipeline(tmp_path / "photos", tmp_path / "run", stages, engine=engine))
+    assert counts(view)["engine_stages:Hoarder"].kept == 8
+    rows = Counter(row["process"] for row in table(view, "image", ["process"]).values())
+    # 8 rows take 800 MB; a process begins with some 230.
+    assert len(rows) >= 2
 
 
 def test_a_plan_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:

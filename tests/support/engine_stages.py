@@ -179,3 +179,22 @@ class Twins(WholeRunStage):
 
 def _means(run: RunRows, fragment: str) -> list[dict[str, Any]]:
     return run.table(fragment, ["mean"]).to_pylist()
+
+
+class Hoarder(Stage):
+    """Keeps memory for every row, and says in which process it worked."""
+
+    reads = ("width",)
+    writes = pa.schema([pa.field("process", pa.int64())])
+
+    class Settings(Settings):
+        mb: int = 100
+
+    def setup(self) -> None:
+        self._kept: list[bytearray] = []
+
+    def process(self, row: Row) -> Outcome:  # noqa: ARG002
+        block = bytearray(self.settings.mb << 20)
+        block[::4096] = b"x" * len(block[::4096])
+        self._kept.append(block)
+        return {"process": os.getpid()}

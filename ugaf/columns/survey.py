@@ -20,7 +20,8 @@ class Survey:
     """A run as it is stored now. skips: see `duplicates`. fits: see `fit`. todo: fragment -> stage -> rows that the
     stage has yet to see, and rows that failed in it; without those where both are none. inputs: who fed it. made_by:
     stage -> digest of code -> part files that it made. given: rows that a stage was given so far, of ingest sources.
-    photographs: (or pairs) of each fragment, so far. rates: seconds of work a row, of the stages that were measured."""
+    measured: rows that a stage has done. photographs: (or pairs) of each fragment, so far. rates: seconds of work a
+    row, of the stages that were measured."""
 
     skips: dict[str, set[str]]
     fits: Fits
@@ -28,6 +29,7 @@ class Survey:
     inputs: list[Fed]
     made_by: dict[str, Counter[str]]
     given: Counter[str]
+    measured: Counter[str]
     photographs: dict[str, int]
     rates: dict[str, float]
 
@@ -72,4 +74,4 @@ def survey(columns: Columns) -> Survey:
             if any(counts):
                 todo.setdefault(verdicts.fragment, {})[given.stage] = counts
     rates = {stage: seconds[stage] / count for stage, count in done.items() if count}
-    return Survey(skips, fits, todo, fed_by(sources, rows), made_by, total, photographs, rates)
+    return Survey(skips, fits, todo, fed_by(sources, rows), made_by, total, done, photographs, rates)

@@ -25,6 +25,7 @@ from ugaf.engine import plan_watch
 from ugaf.engine.alike import Alike, AlikeError
 from ugaf.engine.monitor import BatchedJournal, Monitor
 from ugaf.engine.plan import Group, Pool, left_by_servers, servers_during, size_pools
+from ugaf.engine.renewal import Renewal
 from ugaf.engine.session import machine
 from ugaf.engine.sizing import onwards as onwards_of
 from ugaf.engine.sizing import size_of, split_from
@@ -127,6 +128,7 @@ class _RayWorker:
             known = isinstance(error, UgafError | StopRun)
             self.problem = f"setting up {stages}: {error if known else traceback.format_exc()}"
             self.status = getattr(error, "status", STOPPED)
+        self.renewal = Renewal(task.pipeline.settings.engine.worker_mb)
         ray.get(monitor.started.remote(me))
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -137,9 +139,11 @@ class _RayWorker:
                 raise _WorkerError(self.problem)
             for text, skip in zip(batch["unit"], batch["skip"], strict=True):
                 unit, ids = Unit.loaded(str(text)), json.loads(str(skip))
+                self.renewal.begin()
                 self.worker.run(unit, ids)
                 for following in self.worker.onward(unit, ids):
                     yield {"unit": np.array([following.dumped()]), "skip": np.array([str(skip)])}
+                self.renewal.done()
         except (Exception, StopRun) as error:
             # Ray Data's own error does not carry the cause.
             known = isinstance(error, UgafError | StopRun | _WorkerError)
@@ -192,7 +196,8 @@ class RayEngine:
         """
         import ray
 
-        _quiet_ray_data()
+        # Before the plan is made: it takes a copy of the context.
+        _prepare_ray_data(plan_watch.PlanWatch(machine))
         left = left_by_servers(machine(), pipeline, servers)
         pools = size_pools(groups, left, pipeline.settings.engine.workers)
         photographs = sum(pending.photographs for pending in work.values())
@@ -224,8 +229,6 @@ class RayEngine:
                 num_gpus=pool.gpus or None,
                 fn_constructor_kwargs={"task": make_task(pool.group, onward), "monitor": self.monitor},
             )
-        context = ray.data.DataContext.get_current()
-        context.custom_execution_callback_classes = [plan_watch.callback(plan_watch.PlanWatch(machine))]
         with watched(self._snapshot, progress):
             try:
                 for _ in data.iter_batches(batch_size=None, prefetch_batches=0):
@@ -340,7 +343,7 @@ def _answer(task: Any) -> Any:
         raise RunError(f"a task stopped the run: {_cause(error)}") from error
 
 
-def _quiet_ray_data() -> None:
+def _prepare_ray_data(watch: plan_watch.PlanWatch) -> None:
     """Ray Data's own bars and notices tell of blocks and operators; the run shows its own progress, in rows."""
     import ray
 
@@ -350,6 +353,7 @@ def _quiet_ray_data() -> None:
     context.execution_options.verbose_progress = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = UPSCALE_FROM
     context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
+    context.custom_execution_callback_classes = [plan_watch.callback(watch)]
     # Units are rows of a few bytes: each is a block, which goes to a worker of its own.
     context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

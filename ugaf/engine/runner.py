@@ -126,16 +126,17 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
                 if not work.fragments or not work.groups:
                     break
                 machines.ready([work.groups, *parts[number + 1 :]])
+                before = found.measured.total()
                 again = _do(columns, found, work, parts, number, options, machines, monitor, progress)
                 watcher.doing("reading what is stored")
                 found = survey(columns)
                 if INGEST in (name for group in work.groups for name in group.stages):
                     _note_unknown_tasks(columns, notify)
                 record.save(columns, found.fits, found.inputs)
-                left = pending_work(pipeline, found, parts[number], options).pending
-                if not again or sum(left.values()) >= sum(work.pending.values()):
+                if not again or found.measured.total() <= before:
                     break
-                notify(again)
+                if pending_work(pipeline, found, parts[number], options).fragments:
+                    notify(again)
 
 
 def _do(

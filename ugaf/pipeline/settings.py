@@ -42,6 +42,12 @@ class EngineSettings(Settings):
         description="the run stops when nearly all of a stage's last so many rows failed in one way, and those rows "
         "stay pending; 0: never, for inputs of which most are broken",
     )
+    worker_mb: int | None = Field(
+        4096,
+        ge=256,
+        description="a worker whose process has grown beyond so many MB (of memory, not of a GPU), and beyond twice "
+        "what it took when its models were loaded, is begun anew between two units of work; null: never",
+    )
     row_crashes: int = Field(2, ge=1, description="times a row may kill its worker, alone in it, before it is failed")
 
 
