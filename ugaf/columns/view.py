@@ -201,8 +201,8 @@ class RunView:
         """Rows of one level ("image" or "edit") with their verdicts, one table a fragment, sorted by id.
 
         Always with id, parent (edits of a run that made them), status ("kept", "rejected", "failed", "pending"),
-        stage (that decided; "" if kept) and reason (see `ugaf.columns.reasons`; null if kept or pending), then the asked
-        columns, null where they have not been computed. An edit may ask for its photograph's columns.
+        stage (that decided; "" if kept) and reason (see `ugaf.columns.reasons`; null if kept or pending). Then
+        the asked columns, null where they have not been computed. An edit may ask for its photograph's columns.
 
         Args:
             kept: only rows that every stage kept.
