@@ -163,7 +163,9 @@ def measured(case: str, folder: Path) -> dict[str, Stored]:
         rows.sort(key=lambda row: row["id"])
         assert not any(row["status"] == "pending" for row in rows), case
         values = {column: [simple(row[column]) for row in rows] for column in columns}
-        failures = [row["reason"] if row["status"] == "failed" and row["stage"] == name else "" for row in rows]
+        failures = [
+            row["reason"]["message"] if row["status"] == "failed" and row["stage"] == name else "" for row in rows
+        ]
         values |= {"failure": failures} if any(failures) else {}
         found[name] = Stored(fingerprint, {"id": [row["id"][:8] for row in rows], **values})
     return found

@@ -14,6 +14,7 @@ from engine_tools import tree
 from places import ROOT
 
 from ugaf import cli
+from ugaf.columns import reasons
 from ugaf.columns.view import RunView, StageCounts
 
 pytestmark = pytest.mark.own_ray
@@ -106,7 +107,7 @@ def test_a_threshold_changes_verdicts_and_no_column(finished: Path, tmp_path: Pa
         if row["stage"] == "refinement.score"
     )
     story = ugaf("explain", rejected["id"][:12], folder=tmp_path)
-    assert story.splitlines()[0] == f"OUT BY refinement.score: {rejected['reason']}"
+    assert story.splitlines()[0] == f"OUT BY refinement.score: {reasons.text(rejected['reason'])}"
     assert ">= 9.99 BROKEN" in story
     demo(tmp_path, "--no-export")
     assert counts(tmp_path)["refinement.score"].kept == pairs

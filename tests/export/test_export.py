@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from export_fakes import FakeView, edits_of, fragment, parquet_rows, plain_decode, tar_members, two_fragments
+from export_fakes import FakeView, edits_of, fragment, parquet_rows, plain_decode, tar_members
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -24,24 +22,12 @@ from ugaf.export import ExportSettings, export, provenance, source_kind, split
 from ugaf.export import rows as rows_module
 from ugaf.export.card import escape
 from ugaf.imaging import images
-from ugaf.storage import Storage
 
 
 @pytest.fixture(scope="module")
 def small(photos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The photographs at 160 pixels."""
     return {name: images.decode(images.encode(photo), 160) for name, photo in photos.items()}
-
-
-@pytest.fixture(scope="module")
-def tables(photos: dict[str, np.ndarray]) -> list[pa.Table]:
-    """Five photographs, ten kept edits and a rejected one."""
-    return two_fragments(photos)
-
-
-@pytest.fixture
-def view(tmp_path: Path, tables: list[pa.Table]) -> FakeView:
-    return FakeView(Storage(str(tmp_path / "run")), tables)
 
 
 HALF = ExportSettings(validation=0.5)

@@ -39,11 +39,6 @@ def tables(photos: dict[str, np.ndarray]) -> list[pa.Table]:
     return [fragment(*rows[start::3]) for start in range(3)]
 
 
-@pytest.fixture
-def view(tmp_path: Path, tables: list[pa.Table]) -> FakeView:
-    return FakeView(Storage(str(tmp_path / "run")), list(tables))
-
-
 def options(**balance: Any) -> ExportSettings:
     return ExportSettings(validation=0.4, formats=["parquet"], balance=BalanceSettings(**{"by": "task", **balance}))
 

@@ -9,26 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from export_fakes import FakeView, contents, parquet_rows, tar_members, two_fragments
+from export_fakes import FakeView, contents, parquet_rows, tar_members
 from export_killed import MINE, MOST, settings, view_of
 from places import PATHS, SUPPORT
 
 from ugaf.export import ExportSettings, earlier, exchange, export, folder
 from ugaf.storage import Storage
-
-
-@pytest.fixture(scope="module")
-def tables(photos: dict[str, np.ndarray]) -> list[pa.Table]:
-    return two_fragments(photos)
-
-
-@pytest.fixture
-def view(tmp_path: Path, tables: list[pa.Table]) -> FakeView:
-    return FakeView(Storage(str(tmp_path / "run")), list(tables))
 
 
 def _without(tables: list[pa.Table], kept: int) -> list[pa.Table]:

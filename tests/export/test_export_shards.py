@@ -10,27 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from export_fakes import FakeView, contents, parquet_rows, two_fragments
+from export_fakes import FakeView, contents, parquet_rows
 
 from ugaf.export import ExportSettings, export, folder
 from ugaf.storage import Storage
-
-
-@pytest.fixture(scope="module")
-def tables(photos: dict[str, np.ndarray]) -> list[pa.Table]:
-    """Five photographs, ten kept edits and a rejected one."""
-    return two_fragments(photos)
-
-
-@pytest.fixture
-def view(tmp_path: Path, tables: list[pa.Table]) -> FakeView:
-    return FakeView(Storage(str(tmp_path / "run")), tables)
-
 
 HALF = ExportSettings(validation=0.5)
 MANIFEST = f"{folder.SHARDS}/{folder.MANIFEST}"

@@ -57,11 +57,7 @@ def test_first_broken_rule_is_the_reason() -> None:
     table = pa.table({"value": [0.5, 3.0, 1.5, 1.5, 0.0], "word": ["z", "a", "z", "a", None]})
     broken = rules.judge(parsed, table)
     assert broken.tolist() == [0, 1, 2, -1, 0]
-    assert [parsed[0].text(0.5), parsed[1].text(3.0), parsed[2].text("z")] == [
-        "value 0.5 < 1",
-        "value 3 > 2",
-        "word z is not one of a, b",
-    ]
+    assert [rule.key for rule in parsed] == ["value < 1", "value > 2", "word is not one of a, b"]
 
 
 def test_nulls_pass_and_nan_does_not() -> None:

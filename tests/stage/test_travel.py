@@ -76,7 +76,7 @@ WITHIN_A_CALL = {
     "ugaf/dedup/grid.py": {"second is first"},
     "ugaf/models/editors/templates/compose.py": {"other is chosen"},
     "ugaf/wording/donors.py": {"self._fragment.peers is not row.peers"},
-    "ugaf/models/predictors/__init__.py": {"id(predictor.backbone)"},
+    "ugaf/models/predictors/backbone.py": {"id(predictor.backbone)"},
     "ugaf/cli/endings.py": {"sys.unraisablehook is lost", "threading.current_thread() is not threading.main_thread()"},
     "ugaf/cli/progress/live.py": {"threading.current_thread() is not self._thread"},
     "ugaf/engine/session.py": {

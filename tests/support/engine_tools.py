@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ugaf.cli.progress.files import LOG, PROGRESS
+from ugaf.columns import reasons
 from ugaf.columns.view import RunView, StageCounts
 from ugaf.engine import runner
 from ugaf.imaging import images
@@ -54,8 +55,9 @@ def counts(view: RunView) -> dict[str, StageCounts]:
 
 
 def table(view: RunView, level: str, columns: list[str], **options: Any) -> dict[str, dict[str, Any]]:
-    """Rows of a run by id."""
-    return {row["id"]: row for part in view.rows(level, columns, **options) for row in part.to_pylist()}
+    """Rows of a run by id, each with its reason in words."""
+    rows = [row for part in view.rows(level, columns, **options) for row in part.to_pylist()]
+    return {row["id"]: {**row, "reason": reasons.text(row["reason"])} for row in rows}
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,12 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import skimage.data
 
+from ugaf.columns.reasons import TYPE, Reason
 from ugaf.imaging import images
 
 EVIL = "<script>alert(1)</script> & \"paint\" the 'cat' \u2028 </script><img src=x onerror=alert(2)>"
 VERDICT = ["id", "parent", "status", "stage", "reason"]
 BOXES = pa.list_(pa.list_(pa.int32()))
 TASKS = ("recolor", "remove", "add", "style", "tone", "text")
+
+
+def broken(column: str, limit: str, value: object) -> dict[str, str]:
+    """The reason of a row that breaks a rule."""
+    return Reason(f"{column} {limit}", column, str(value), limit)._asdict()
+
+
+def failed(error: str) -> dict[str, str]:
+    """The reason of a row that failed."""
+    return Reason.failed(error)._asdict()
 
 
 @dataclass
@@ -103,15 +115,8 @@ class FakeView:
                 if status == "kept" or order.index(decided) >= here
             ]
             out = [(status, reason) for status, decided, reason in verdicts if decided == stage.name]
-            rejected: dict[str, int] = {}
-            for status, reason in out:
-                if status == "rejected":
-                    rule = rule_key(reason)
-                    rejected[rule] = rejected.get(rule, 0) + 1
-            errors: dict[str, int] = {}
-            for status, reason in out:
-                if status == "failed":
-                    errors[reason.split(":")[0]] = errors.get(reason.split(":")[0], 0) + 1
+            rejected = dict(Counter(reason["cause"] for status, reason in out if status == "rejected"))
+            errors = dict(Counter(reason["cause"] for status, reason in out if status == "failed"))
             pending = sum(status == "pending" for status, _ in out)
             counts.append(
                 SimpleNamespace(
@@ -128,14 +133,6 @@ class FakeView:
                 )
             )
         return counts
-
-
-def rule_key(reason: str) -> str:
-    """ "iou 0.31 < 0.5" -> "iou < 0.5", "screen face is not one of ok" -> "screen is not one of ok"."""
-    if ": near-duplicate of " in reason:
-        return reason.partition(" of ")[0]
-    column, _, bound = reason.split(" ", 2)
-    return f"{column} {bound}"
 
 
 FANNED_OUT = ["task", "instruction", "register", "boxes", "engine", "params"]
@@ -229,7 +226,7 @@ def _photo_tables() -> tuple[pa.Table, pa.Table]:
         dull = name == "hubble_deep_field"
         photo_rows.append({
             "id": id, "status": "rejected" if dull else "kept", "stage": "curation.photometric" if dull else "",
-            "reason": "rgb_entropy 3.1 < 5.5" if dull else "", "image": data, "sources": [f"sample://{name}"],
+            "reason": broken("rgb_entropy", "< 5.5", 3.1) if dull else None, "image": data, "sources": [f"sample://{name}"],
             "width": pixels.shape[1], "height": pixels.shape[0], "format": "JPEG",
             "rgb_entropy": 3.1 if dull else float(rng.uniform(5.6, 7.8)),
             "saturation": float(rng.uniform(0.1, 0.8)),
@@ -237,13 +234,13 @@ def _photo_tables() -> tuple[pa.Table, pa.Table]:
         })  # fmt: skip
         if not dull:
             edit_rows += [_edit(id, n, t, task, pixels, name, rng) for t, task in enumerate(TASKS)]
-    broken = [
+    damaged = [
         (b"\xff\xd8\xff\xe0 not a JPEG", "ImageError: damaged <b>header</b>"),
         (b"", "ImageError: empty file (0 bytes)"),
     ]
-    for n, (data, why) in enumerate(broken):
+    for n, (data, why) in enumerate(damaged):
         photo_rows.append(
-            {"id": f"bad{n:029x}", "status": "failed", "stage": "ingest", "reason": why, "image": data}
+            {"id": f"bad{n:029x}", "status": "failed", "stage": "ingest", "reason": failed(why), "image": data}
             | {"sources": [f"bad/{n}.jpg"]}
         )
     return image_table(photo_rows), edit_table(edit_rows)
@@ -256,7 +253,7 @@ def _edit(
     edited = images.encode(invent_edit(pixels, box, task), "png" if t == 3 else "jpeg")
     tone = task == "tone"
     row: dict[str, Any] = {
-        "id": f"e{n:015x}{t:016x}", "parent": parent, "status": "kept", "stage": "", "reason": "", "task": task,
+        "id": f"e{n:015x}{t:016x}", "parent": parent, "status": "kept", "stage": "", "reason": None, "task": task,
         "instruction": WORDS[task], "register": ("detailed", "concise", "user")[t % 3], "engine": "templates",
         "boxes": [] if tone else [list(box)], "params": '{"object": 0}', "screen": "ok",
         "source_image": edited if task == "add" else None, "edited_image": None if task == "add" else edited,
@@ -266,24 +263,24 @@ def _edit(
     }  # fmt: skip
     late = dict.fromkeys(("source_image", "edited_image", "editor", "bbox_edit", "iou", "change_area", "quality"))
 
-    def out(status: str, stage: str, reason: str, **columns: Any) -> dict[str, Any]:
+    def out(status: str, stage: str, reason: dict[str, str] | None, **columns: Any) -> dict[str, Any]:
         return {**row, "status": status, "stage": stage, "reason": reason, **columns}
 
     if (n + t) % 7 == 1:
-        return out("rejected", "refinement.change_mask", "iou 0.31 < 0.5", iou=0.31, quality=None)
+        return out("rejected", "refinement.change_mask", broken("iou", "< 0.5", 0.31), iou=0.31, quality=None)
     if (n + t) % 7 == 3:
-        return out("rejected", "annotation.screen", "screen face is not one of ok", screen="face", **late)
+        return out("rejected", "annotation.screen", broken("screen", "is not one of ok", "face"), screen="face", **late)
     if (n, t) == (0, 0):
-        return out("failed", "generation.edit", "RowError: the mask is empty", **late)
+        return out("failed", "generation.edit", failed("RowError: the mask is empty"), **late)
     if (n, t) == (1, 5):
-        return out("pending", "generation.edit", "", **late)
+        return out("pending", "generation.edit", None, **late)
     return row
 
 
 def image_table(rows: list[dict[str, Any]]) -> pa.Table:
     objects = pa.list_(pa.struct([("box", pa.list_(pa.int32())), ("mask", pa.large_binary())]))
     return pa.Table.from_pylist(rows, schema=pa.schema([
-        ("id", pa.string()), ("status", pa.string()), ("stage", pa.string()), ("reason", pa.string()),
+        ("id", pa.string()), ("status", pa.string()), ("stage", pa.string()), ("reason", TYPE),
         ("image", pa.large_binary()), ("sources", pa.list_(pa.string())), ("width", pa.int32()), ("height", pa.int32()),
         ("format", pa.string()), ("caption", pa.string()), ("rgb_entropy", pa.float64()), ("saturation", pa.float64()),
         ("objects", objects), ("n_objects", pa.int32()), ("detector", pa.string()),
@@ -296,7 +293,7 @@ def edit_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 EDIT_SCHEMA = pa.schema([
     ("id", pa.string()), ("parent", pa.string()), ("status", pa.string()), ("stage", pa.string()),
-    ("reason", pa.string()), ("task", pa.string()), ("instruction", pa.string()), ("register", pa.string()),
+    ("reason", TYPE), ("task", pa.string()), ("instruction", pa.string()), ("register", pa.string()),
     ("boxes", BOXES), ("engine", pa.string()), ("params", pa.string()), ("screen", pa.string()),
     ("source_image", pa.large_binary()), ("edited_image", pa.large_binary()), ("editor", pa.string()),
     ("bbox_edit", pa.list_(pa.int32())), ("iou", pa.float64()), ("change_area", pa.float64()),
@@ -315,7 +312,7 @@ def curation_run(measures: int = 32) -> FakeView:
     first = kept[0]
     for row in kept[1:4]:
         row |= {"status": "rejected", "stage": "curation.near_duplicates"}
-        row |= {"reason": f"neighbours: near-duplicate of {first['id']}"}
+        row |= {"reason": Reason("neighbours: near-duplicate", winner=first["id"])._asdict()}
         row["neighbours"] = [{"id": first["id"], "distance": 3, "similarity": 0.97}]
     names = [f"measure_{n:02d}" for n in range(measures)]
     for row in photos:
@@ -346,7 +343,7 @@ def big_run(edits: int = 100_000, photos: int = 20_000) -> FakeView:
     image = pa.table({
         "id": [f"{n:032x}" for n in range(photos)],
         "status": np.where(dull, "rejected", "kept"), "stage": np.where(dull, "curation.photometric", ""),
-        "reason": [f"rgb_entropy {e:.3g} < 5.5" if e < 5.5 else "" for e in entropy],
+        "reason": pa.array([broken("rgb_entropy", "< 5.5", f"{e:.3g}") if e < 5.5 else None for e in entropy], TYPE),
         "image": pa.array([tiles[n % 64] for n in range(photos)], pa.large_binary()),
         "sources": pa.array([[f"in/{n}.jpg"] for n in range(photos)]), "width": np.full(photos, 32, np.int32),
         "height": np.full(photos, 24, np.int32), "format": ["JPEG"] * photos, "caption": pa.nulls(photos, pa.string()),
@@ -358,13 +355,13 @@ def big_run(edits: int = 100_000, photos: int = 20_000) -> FakeView:
     stages, reasons = [], []
     for n in range(edits):
         if n % 5000 == 0:
-            stage, reason = "generation.edit", "RowError: the mask is empty"
+            stage, reason = "generation.edit", failed("RowError: the mask is empty")
         elif iou[n] < 0.5:
-            stage, reason = "refinement.change_mask", f"iou {iou[n]:.3g} < 0.5"
+            stage, reason = "refinement.change_mask", broken("iou", "< 0.5", f"{iou[n]:.3g}")
         elif quality[n] < 6:
-            stage, reason = "refinement.score", f"quality {quality[n]:.3g} < 6"
+            stage, reason = "refinement.score", broken("quality", "< 6", f"{quality[n]:.3g}")
         else:
-            stage, reason = "", ""
+            stage, reason = "", None
         stages.append(stage)
         reasons.append(reason)
     verdict = {"": "kept", "generation.edit": "failed"}
@@ -372,7 +369,8 @@ def big_run(edits: int = 100_000, photos: int = 20_000) -> FakeView:
     table = pa.table({
         "id": [f"e{n:031x}" for n in range(edits)],
         "parent": [f"{good[n * len(good) // edits]:032x}" for n in range(edits)],
-        "status": [verdict.get(stage, "rejected") for stage in stages], "stage": stages, "reason": reasons,
+        "status": [verdict.get(stage, "rejected") for stage in stages], "stage": stages,
+        "reason": pa.array(reasons, TYPE),
         "task": [TASKS[n % len(TASKS)] for n in range(edits)], "instruction": [f"Edit {n}" for n in range(edits)],
         "boxes": pa.array([[[4, 4, 20, 18]]] * edits, BOXES), "source_image": pa.nulls(edits, pa.large_binary()),
         "edited_image": pa.array([tiles[(7 * n + 3) % 64] for n in range(edits)], pa.large_binary()),

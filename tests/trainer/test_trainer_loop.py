@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,10 @@ def test_the_exported_editor_says_what_the_trained_model_says(
         generator=torch.Generator().manual_seed(0),
     ).images[0]  # fmt: skip
     assert edited.size == (64, 64)
+
+
+def test_the_pipeline_is_where_the_first_guide_imports_it_from() -> None:
+    assert importlib.import_module("ugaf.trainer.pipeline").FineEditPipeline is FineEditPipeline
 
 
 def test_the_exported_editor_is_an_engine_of_the_pipeline(tmp_path: Path, shards: Path) -> None:

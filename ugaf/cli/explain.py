@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ugaf.columns import reasons
 from ugaf.columns.parts import heavy_columns, part_schema
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.columns.verdicts import FAILED, KEPT, NAMES, PENDING, REJECTED, FragmentVerdicts, Given
@@ -114,7 +115,7 @@ def _ingest(view: RunView, fragment: FragmentVerdicts, base: str) -> dict[str, A
         "name": INGEST,
         "fingerprint": view.pipeline.ingest_fingerprint,
         "verdict": NAMES[given.code[position]],
-        "reason": given.reason(position),
+        "reason": _reason(given, position),
         "columns": {name: _plain(values[name]) for name in names},
         "rules": [],
     }
@@ -128,7 +129,7 @@ def _stage(view: RunView, spec: StageSpec, fragment: FragmentVerdicts, row: str,
         "name": spec.name,
         "fingerprint": spec.fingerprint,
         "verdict": NAMES[verdict],
-        "reason": given.reason(position),
+        "reason": _reason(given, position),
         "columns": {},
         "rules": [],
     }
@@ -142,6 +143,11 @@ def _stage(view: RunView, spec: StageSpec, fragment: FragmentVerdicts, row: str,
         told["columns"] = {name: _plain(value) for name, value in values.items()}
     told["rules"] = [_rule(given, position, rule) for rule in given.rules]
     return told
+
+
+def _reason(given: Given, position: int) -> str:
+    reason = given.reason(position)
+    return "" if reason is None else reasons.text(reason._asdict())
 
 
 def _rule(given: Given, position: int, rule: Rule) -> dict[str, Any]:

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
-from ugaf.base import yaml_files
-from ugaf.base.errors import ConfigError, UgafError
+from ugaf.base.errors import ConfigError
+from ugaf.columns import record
 from ugaf.columns.parts import Columns, FragmentValues
-from ugaf.columns.record import RUN_FILE
 from ugaf.columns.verdicts import PENDING, judge_all
 from ugaf.pipeline import distinct
 from ugaf.pipeline.config import StageSpec
@@ -164,9 +162,13 @@ def _on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
     if source == "run":
         return spec.rules
     own = source == "frozen"
-    record = _read(columns.storage if own else Storage(source), source)
-    known = record.get("fitted", {}).get(spec.name, {})
-    same = record.get("fingerprints", {}).get(spec.name) == spec.fingerprint
+    storage = columns.storage if own else Storage(source)
+    recorded = record.find(storage, storage.url)
+    if recorded is None and not own:
+        raise ConfigError(f"quantiles.source: {source} is not a run: it has no {record.RUN_FILE}")
+    recorded = recorded or {}
+    known = recorded.get("fitted", {}).get(spec.name, {})
+    same = recorded.get("fingerprints", {}).get(spec.name) == spec.fingerprint
     out = []
     for rule in spec.rules:
         if not rule.kind.endswith("_quantile"):
@@ -190,15 +192,3 @@ def _on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
                 + ("" if same else "; it measures that stage with other settings")
             )
     return tuple(out)
-
-
-def _read(storage: Storage, source: str) -> dict[str, Any]:
-    try:
-        record = yaml_files.load(storage.read(RUN_FILE))
-    except FileNotFoundError as error:
-        if source == "frozen":
-            return {}
-        raise ConfigError(f"quantiles.source: {source} is not a run: it has no {RUN_FILE}") from error
-    except yaml.YAMLError as error:
-        raise UgafError(f"{storage.url}/{RUN_FILE} is damaged: {error}") from error
-    return record if isinstance(record, dict) else {}

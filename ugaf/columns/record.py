@@ -50,15 +50,23 @@ class Fed:
 
 def read(storage: Storage, path: str) -> dict[str, Any]:
     """The record of the run at `path`, as the user named it. Raises UgafError if there is none, or it is damaged."""
-    try:
-        record = yaml_files.load(storage.read(RUN_FILE))
-    except FileNotFoundError as error:
-        raise UgafError(f"{path} is not a run: it has no {RUN_FILE}") from error
-    except yaml.YAMLError as error:
-        raise UgafError(f"{path}/{RUN_FILE} is damaged: {error}") from error
-    if not (isinstance(record, dict) and "pipeline" in record):
+    record = find(storage, path)
+    if record is None:
+        raise UgafError(f"{path} is not a run: it has no {RUN_FILE}")
+    if "pipeline" not in record:
         raise UgafError(f"{path}/{RUN_FILE} is damaged: it has no `pipeline`")
     return record
+
+
+def find(storage: Storage, path: str) -> dict[str, Any] | None:
+    """What the folder has of a record; None where there is no file. Raises UgafError if it cannot be parsed."""
+    try:
+        record = yaml_files.load(storage.read(RUN_FILE))
+    except FileNotFoundError:
+        return None
+    except yaml.YAMLError as error:
+        raise UgafError(f"{path}/{RUN_FILE} is damaged: {error}") from error
+    return record if isinstance(record, dict) else {}
 
 
 def save(columns: Columns, fits: Fits, inputs: Sequence[Fed] | None = None) -> None:

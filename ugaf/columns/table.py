@@ -27,6 +27,7 @@ import pyarrow.types as pat
 
 from ugaf.base.errors import ConfigError
 from ugaf.base.printing import HARMFUL
+from ugaf.columns import reasons
 from ugaf.columns.parts import SOURCES, heavy_columns, part_schema
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.columns.view import RunView
@@ -82,7 +83,7 @@ def write(view: RunView, choice: Choice, output: str) -> int:
 
 
 def rows(view: RunView, choice: Choice) -> Iterator[pa.Table]:
-    """The chosen rows, one table a fragment, all of one schema: see `RunView.rows`.
+    """The chosen rows, one table a fragment, all of one schema: see `RunView.rows`; the reason in words.
 
     Sources that have not been read yet are rows without an id, pending at ingest.
     """
@@ -98,9 +99,9 @@ def rows(view: RunView, choice: Choice) -> Iterator[pa.Table]:
         if name in pipeline.providers and not pipeline.is_base_column(name):
             raise ConfigError(f"--columns {name}: a column of edits, and the rows are photographs: add --level edit")
     schema = view.rows_schema(choice.level, names)
-    yield schema.empty_table()
-    yield from map(_withdrawn, view.rows(choice.level, names, chosen=choice.takes))
-    waits = {"id": None, "status": "pending", "stage": INGEST, "reason": ""}
+    yield _told(schema.empty_table())
+    yield from map(_told, view.rows(choice.level, names, chosen=choice.takes))
+    waits = {"id": None, "status": "pending", "stage": INGEST, "reason": None}
     if choice.level == pipeline.base_level and choice.takes(waits):
         for fragment in view.verdicts():
             if unread := fragment[INGEST].unread:
@@ -108,15 +109,17 @@ def rows(view: RunView, choice: Choice) -> Iterator[pa.Table]:
                 keys = [f"{row['uri']}#{row['member']}" if row["member"] else row["uri"] for row in places]
                 waiting = [{**waits, SOURCES: [key]} for key in keys]
                 full = [{field.name: row.get(field.name) for field in schema} for row in waiting]
-                yield pa.Table.from_pylist(full, schema=schema)
+                yield _told(pa.Table.from_pylist(full, schema=schema))
 
 
-def _withdrawn(table: pa.Table) -> pa.Table:
-    """With the status of the withdrawn: what ingest rejects."""
+def _told(table: pa.Table) -> pa.Table:
+    """With the status of the withdrawn (what ingest rejects), and the reasons in words."""
     status, stage = table.column("status"), table.column("stage")
     ours = pc.and_(pc.equal(stage, INGEST), pc.equal(status, "rejected"))
     place = table.column_names.index("status")
-    return table.set_column(place, table.schema.field(place), pc.if_else(ours, WITHDRAWN, status))
+    table = table.set_column(place, table.schema.field(place), pc.if_else(ours, WITHDRAWN, status))
+    words = [reasons.text(reason) for reason in table.column("reason").to_pylist()]
+    return table.set_column(table.column_names.index("reason"), "reason", pa.array(words, pa.string()))
 
 
 def _light(view: RunView, level: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from ugaf.columns.code_digest import FACT
 from ugaf.columns.origins import Origin, Runs
 from ugaf.columns.parts import CHILDREN, REFS, SOURCES, Columns, children_table
+from ugaf.columns.reasons import NO_CHILDREN, Reason, failure_kind
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.ingest import SourceRef
 from ugaf.pipeline.config import INGEST, StageSpec
@@ -26,7 +28,6 @@ from ugaf.storage import ahead
 
 KEPT, REJECTED, FAILED, PENDING = 0, 1, 2, 3
 NAMES = ("kept", "rejected", "failed", "pending")
-NO_CHILDREN = "no edit was possible"
 
 Fits = Mapping[str, tuple[Rule, ...]]
 """Rules of the stages whose rules need the whole run and have been fitted, by stage (see `ugaf.columns.fitting`)."""
@@ -75,24 +76,31 @@ class Given:
         )
         return (self.index >= 0) & ~failed[self.index]
 
-    def reason(self, position: int, with_value: bool = True) -> str:
-        """Why the row at this position is out; "" for a kept or pending one."""
-        code = self.code[position]
-        if code == FAILED:
-            error = self.table.column("error")[int(self.index[position])].as_py()
-            return error if with_value else error.partition(":")[0]
-        if code != REJECTED:
-            return ""
+    def cause(self, position: int) -> str:
+        """What the row at this position, which is out, is counted by: see `Reason.cause`."""
+        if self.code[position] == FAILED:
+            return failure_kind(self._value("error", position))
         if self.stage == INGEST:
-            error = self.table.column("error")[int(self.index[position])].as_py() or ""
-            return f"{WITHDRAWN}{error.removeprefix('Withdrawn')}" if with_value else WITHDRAWN
+            return WITHDRAWN
         number = self.rule[position]
+        return self.rules[number].key if number >= 0 else NO_CHILDREN
+
+    def reason(self, position: int) -> Reason | None:
+        """Why the row at this position is out; None for a kept or pending one."""
+        code, number = self.code[position], self.rule[position]
+        if code == FAILED:
+            return Reason.failed(self._value("error", position))
+        if code != REJECTED:
+            return None
+        if self.stage == INGEST:
+            return Reason.withdrawn(self._value("error", position) or "")
         if number < 0:
-            return NO_CHILDREN
+            return Reason(NO_CHILDREN)
         rule = self.rules[number]
-        if not with_value:
-            return rule.key
-        return rule.text(self.table.column(rule.column)[int(self.index[position])].as_py(), self.ids[position])
+        return Reason.broken(rule, self._value(rule.column, position), self.ids[position])
+
+    def _value(self, column: str, position: int) -> Any:
+        return self.table.column(column)[int(self.index[position])].as_py()
 
 
 @dataclass

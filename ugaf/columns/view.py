@@ -18,7 +18,7 @@ import pyarrow.types as pat
 from ugaf.base import location
 from ugaf.base.errors import UgafError, nearest
 from ugaf.base.trust import only as trusting
-from ugaf.columns import record
+from ugaf.columns import reasons, record
 from ugaf.columns.addressing import PART, search, source_names
 from ugaf.columns.fitting import fit
 from ugaf.columns.parts import Columns, FragmentValues, part_schema
@@ -167,8 +167,8 @@ class RunView:
                 counts.kept += int(tally[KEPT])
                 counts.failed += int(tally[FAILED])
                 counts.pending += int(tally[PENDING]) + len(given.unread)
-                counts.rejected.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == REJECTED))
-                counts.errors.update(given.reason(int(i), False) for i in np.flatnonzero(given.code == FAILED))
+                counts.rejected.update(given.cause(int(i)) for i in np.flatnonzero(given.code == REJECTED))
+                counts.errors.update(given.cause(int(i)) for i in np.flatnonzero(given.code == FAILED))
                 self._add_examples(counts, fragment, given)
                 counts.seconds += given.seconds
                 # Of a stage all that its seconds were spent on, whatever it would be given now; of ingest the rows.
@@ -181,13 +181,13 @@ class RunView:
     def _add_examples(self, counts: StageCounts, fragment: FragmentVerdicts, given: Given) -> None:
         """The first failure of each kind."""
         for position in np.flatnonzero(given.code == FAILED):
-            kind = given.reason(int(position), False)
-            if kind in counts.examples or len(counts.examples) >= EXAMPLES:
+            reason = given.reason(int(position))
+            if reason is None or reason.cause in counts.examples or len(counts.examples) >= EXAMPLES:
                 continue
             key = given.ids[position]
             names = source_names(self.columns, fragment.fragment).get(fragment.parents.get(key, key), [])
-            message = given.reason(int(position))
-            counts.examples[kind] = {"message": message, "id": key, "source": names[0] if names else ""}
+            source = names[0] if names else ""
+            counts.examples[reason.cause] = {"message": reason.message, "id": key, "source": source}
 
     def rows(
         self,
@@ -201,8 +201,8 @@ class RunView:
         """Rows of one level ("image" or "edit") with their verdicts, one table a fragment, sorted by id.
 
         Always with id, parent (edits of a run that made them), status ("kept", "rejected", "failed", "pending"),
-        stage (that decided; "" if kept) and reason ("rgb_entropy 3.1 < 5.5" or the error; "" if kept), then the asked
-        columns, null where they have not been computed. An edit may ask for its photograph's columns.
+        stage (that decided; "" if kept) and reason (see `ugaf.columns.reasons`; null if kept or pending). Then
+        the asked columns, null where they have not been computed. An edit may ask for its photograph's columns.
 
         Args:
             kept: only rows that every stage kept.
@@ -265,18 +265,19 @@ class RunView:
         """Every row of a level with the verdict of the stage that decided it."""
         fan_out = self.pipeline.fan_out
         is_child = level == "edit" and not self.pipeline.is_pairs
+        decided: dict[str, tuple[str, str, dict[str, str] | None]]
         if is_child:
             after = fragment.stages[fan_out + 2 :] if fan_out is not None else []
-            decided = dict.fromkeys(sorted(fragment.parents), ("kept", "", "")) if fan_out is not None else {}
+            decided = dict.fromkeys(sorted(fragment.parents), ("kept", "", None)) if fan_out is not None else {}
         elif level != self.pipeline.base_level:
             return []
         else:
             after = fragment.stages if fan_out is None else fragment.stages[: fan_out + 2]
-            decided = dict.fromkeys(fragment[INGEST].ids, ("kept", "", ""))
+            decided = dict.fromkeys(fragment[INGEST].ids, ("kept", "", None))
         for given in after:
             for number in np.flatnonzero(given.code != KEPT):
-                status = NAMES[given.code[number]]
-                decided[given.ids[number]] = (status, given.stage, given.reason(int(number)))
+                status, reason = NAMES[given.code[number]], given.reason(int(number))
+                decided[given.ids[number]] = (status, given.stage, None if reason is None else reason._asdict())
         return [
             {"id": key, **({"parent": fragment.parents[key]} if is_child else {})}
             | {"status": status, "stage": stage, "reason": reason}
@@ -307,8 +308,8 @@ class RunView:
             if name not in self.pipeline.providers:
                 raise UgafError(f"the run has no column {name!r}{nearest(name, self.pipeline.providers)}")
         is_child = level == "edit" and not self.pipeline.is_pairs
-        text = ["id", *(["parent"] if is_child else []), "status", "stage", "reason"]
-        fields = [pa.field(name, pa.string()) for name in text]
+        text = ["id", *(["parent"] if is_child else []), "status", "stage"]
+        fields = [*(pa.field(name, pa.string()) for name in text), pa.field("reason", reasons.TYPE)]
         return pa.schema([*fields, *(pa.field(name, self._type(name)) for name in columns)])
 
     def _type(self, column: str) -> pa.DataType:

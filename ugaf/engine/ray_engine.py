@@ -30,7 +30,7 @@ from ugaf.engine.session import machine
 from ugaf.engine.sizing import onwards as onwards_of
 from ugaf.engine.sizing import size_of, split_from
 from ugaf.engine.units import Onward, Unit, units
-from ugaf.engine.whole_run import RunRows, run_stage
+from ugaf.engine.whole_run import StoredRows, run_stage
 from ugaf.engine.worker import StageWorker
 from ugaf.engine.workplace import Task, one_thread
 from ugaf.pipeline.config import Pipeline
@@ -271,7 +271,7 @@ class RayEngine:
         """What workers told since the last call, see `Monitor.news`."""
         return list(self._ask("news", []))
 
-    def run_whole(self, run: RunRows, seed: int, progress: Progress) -> None:
+    def run_whole(self, run: StoredRows, seed: int, progress: Progress) -> None:
         """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""
         import ray
 
@@ -279,7 +279,7 @@ class RayEngine:
         with watched(self._snapshot, progress):
             run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
 
-    def _map(self, run: RunRows, function: Callable[[RunRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def _map(self, run: StoredRows, function: Callable[[StoredRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """function(run, item) of each item in order, as many at once as there are CPUs; of a single one here, for a
         process that Ray starts for it would gain nothing."""
         import ray
@@ -326,7 +326,7 @@ def _stop_for(alike: Alike | None) -> None:
         raise AlikeError(alike)
 
 
-def _one_item(run: RunRows, function: Callable[[RunRows, Any], Any], item: Any) -> Any:
+def _one_item(run: StoredRows, function: Callable[[StoredRows, Any], Any], item: Any) -> Any:
     one_thread()
     try:
         return function(run, item)

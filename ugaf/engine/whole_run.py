@@ -25,7 +25,7 @@ from ugaf.stage import Row, WholeRunStage
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Mapper = Callable[["RunRows", Callable[["RunRows", Any], Any], Iterable[Any]], Iterator[Any]]
+Mapper = Callable[["StoredRows", Callable[["StoredRows", Any], Any], Iterable[Any]], Iterator[Any]]
 """(run, function, items) -> function(run, item) of each, in order."""
 Notice = Callable[[str, Mapping[str, int], float], object]
 """(stage, rows by verdict, seconds)."""
@@ -43,8 +43,8 @@ class _Fragment:
 
 
 @dataclass
-class RunRows:
-    """The rows of a run as a stage of the whole run sees them: those it measured before, and those that are pending.
+class StoredRows:
+    """`ugaf.stage.RunRows` of what lies in a run's folder.
 
     It can be pickled: `map` takes it along to other processes.
     """
@@ -85,7 +85,7 @@ class RunRows:
             out.update({name: table.column(name) for name in names})
         return pa.table({"id": out.pop("id"), "pending": pa.array(seen.pending), **out})
 
-    def map(self, function: Callable[[RunRows, Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+    def map(self, function: Callable[[StoredRows, Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
         """function(run, item) of each item, in order: side by side on the CPUs of Ray, or here one after the other.
 
         function: of a module's top level (it travels by name), or such a one with arguments by functools.partial.
@@ -102,7 +102,7 @@ def rows_of(
     skips: Mapping[str, set[str]],
     fits: Fits,
     retry_failed: bool,
-) -> RunRows:
+) -> StoredRows:
     """What the stage is given now, and what it measured before."""
     optional = [column for column in spec.optional_reads if column in columns.pipeline.providers]
     providers = {columns.pipeline.providers[column] for column in (*spec.reads, *optional)}
@@ -123,10 +123,10 @@ def rows_of(
         rows = {name: np.array([key in seen for key in there.to_pylist()], bool) for name, there in written.items()}
         flags = np.array([key in pending for key in ids], dtype=bool)
         found[verdicts.fragment] = _Fragment(rows, flags, frozenset(again))
-    return RunRows(columns, spec, found)
+    return StoredRows(columns, spec, found)
 
 
-def run_stage(run: RunRows, seed: int, notice: Notice | None = None) -> None:
+def run_stage(run: StoredRows, seed: int, notice: Notice | None = None) -> None:
     """Have the stage do all that is pending, and store it fragment by fragment.
 
     Raises UgafError if the stage leaves a fragment out, or gives one that was not asked for.

@@ -7,7 +7,6 @@ on it. For sets whose images nobody wants to copy, `references` leaves the bytes
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def plan(view: RunView, settings: ExportSettings) -> Plan:
         for batch in table.to_batches(max_chunksize=1024):
             count += batch.num_rows
             for row in batch.to_pylist():
-                digest.update(json.dumps(row, sort_keys=True).encode())
+                digest.update(rows.as_digested(row))
     asked = {"formats", "shard_mb", "validation", "photographs"}
     content = {
         "version": [VERSION, rows.VERSION],

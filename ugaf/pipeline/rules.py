@@ -56,15 +56,20 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """The rule as a reason without the row's value: `rgb_entropy < 5.5`."""
-        return f"{self.column}: near-duplicate" if self.kind == DISTINCT else f"{self.column} {self._failing()}"
+        """The rule as the reason that rows are counted by: `rgb_entropy < 5.5`."""
+        return f"{self.column}: near-duplicate" if self.kind == DISTINCT else f"{self.column} {self.failing}"
 
-    def text(self, value: Any, key: str = "") -> str:
-        """The reason with the row's value (or, for `distinct`, by its id): `rgb_entropy 3.1 < 5.5`."""
-        if self.losers is not None:
-            return f"{self.key} of {self.losers.winner(key)}"
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return f"{self.column} {shown} {self._failing()}"
+    @property
+    def failing(self) -> str:
+        """What a value that breaks the rule is: `< 5.5`."""
+        quantile = "" if self.quantile is None else f" (quantile {self.quantile:g})"
+        if self.kind in ("min", "min_quantile"):
+            return f"< {_shown(self.bound)}{quantile}"
+        if self.kind in ("max", "max_quantile"):
+            return f"> {_shown(self.bound)}{quantile}"
+        if self.kind == "equals":
+            return f"is not {self.bound}"
+        return f"is {'not ' if self.kind == 'one_of' else ''}one of {', '.join(map(str, self.bound))}"
 
     def wanted(self, value: Any) -> str:
         """What the rule wants of a row with this value, true or not: `rgb_entropy 3.1 >= 5.5`."""
@@ -110,16 +115,6 @@ class Rule:
     def turning_down(self, losers: Losers) -> Rule:
         """A `distinct` rule with the rows that it turns down."""
         return replace(self, losers=losers)
-
-    def _failing(self) -> str:
-        quantile = "" if self.quantile is None else f" (quantile {self.quantile:g})"
-        if self.kind in ("min", "min_quantile"):
-            return f"< {_shown(self.bound)}{quantile}"
-        if self.kind in ("max", "max_quantile"):
-            return f"> {_shown(self.bound)}{quantile}"
-        if self.kind == "equals":
-            return f"is not {self.bound}"
-        return f"is {'not ' if self.kind == 'one_of' else ''}one of {', '.join(map(str, self.bound))}"
 
 
 def parse(keep: Mapping[str, Any], schema: pa.Schema, where: str) -> tuple[Rule, ...]:

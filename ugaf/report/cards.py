@@ -7,21 +7,19 @@ both null means that the edit was not made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ugaf.columns import reasons
 from ugaf.pages import thumbnails
 from ugaf.pages.cells import IMAGES, clip, plain
 from ugaf.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from ugaf.columns.view import RunView
-
-NEAR_DUPLICATE = ": near-duplicate"
-"""How the rule of rows that are turned down as near-duplicates ends (see `ugaf.pipeline.rules.Rule.key`)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Card:
 
     Attributes:
         kind: "pair" or "photograph".
-        rule: the rule or error type behind `reason`, as the table of reasons names it.
+        rule: the cause of `reason`, as the table of reasons names it.
         width, height: the source image's size in pixels, in which the boxes are given.
         source, edited: names of thumbnails, or None with the reason in `source_note` and `edited_note`.
         values: the row's columns that have a value, as JSON values.
@@ -88,12 +86,7 @@ class Gallery:
     drawn_from: Mapping[str, int]
 
 
-def read(
-    view: RunView,
-    groups: list[ColumnGroup],
-    sources: Sequence[Source],
-    rule_of: Callable[[str, str], str],
-) -> Gallery:
+def read(view: RunView, groups: list[ColumnGroup], sources: Sequence[Source]) -> Gallery:
     """Read the sampled rows and make their thumbnails, fragment by fragment."""
     expected = sum(len(source.ids) * (2 if source.level == "edit" else 1) for source in sources)
     images = Thumbnails(thumbnails.side_for(expected))
@@ -105,7 +98,7 @@ def read(
         found: dict[str, Card] = {}
         for table in view.rows(source.level, columns=[*light, *pixels], ids=set(source.ids)):
             for row in _with_images(table, pixels, images):
-                card = _card(row, source.level, light, rule_of)
+                card = _card(row, source.level, light)
                 _attach(card, row, images)
                 found[card.id] = card
         _add_twins(view, source.level, found, images)
@@ -116,10 +109,7 @@ def read(
 
 
 def _add_twins(view: RunView, level: str, cards: Mapping[str, Card], images: Thumbnails) -> None:
-    """Name the kept row of each near-duplicate, and show its photograph; pairs have their two images already."""
-    for card in cards.values():
-        if card.rule.endswith(NEAR_DUPLICATE) and card.reason.startswith(f"{card.rule} of "):
-            card.twin = card.reason.removeprefix(f"{card.rule} of ")
+    """Show the photograph of the row that was kept in a near-duplicate's place; pairs have their two images already."""
     wanted = {card.twin for card in cards.values() if card.twin and card.kind == "photograph"}
     kept: dict[str, str] = {}
     for table in view.rows(level, columns=["image"], ids=wanted) if wanted else ():
@@ -139,19 +129,20 @@ def _with_images(table: pa.Table, pixels: Sequence[str], images: Thumbnails) -> 
     return rows
 
 
-def _card(row: Mapping[str, Any], level: str, columns: Sequence[str], rule_of: Callable[[str, str], str]) -> Card:
-    stage, reason, status = row["stage"] or "", row["reason"] or "", row["status"]
+def _card(row: Mapping[str, Any], level: str, columns: Sequence[str]) -> Card:
+    reason = row["reason"] or {}
     values = {name: plain(row[name]) for name in columns if row.get(name) is not None}
     if row.get("parent"):
         values["parent"] = row["parent"]
     return Card(
         id=row["id"],
         kind="pair" if level == "edit" else "photograph",
-        status=status,
-        stage=stage,
-        reason=clip(reason),
-        rule="" if status in ("kept", "pending") else rule_of(stage, reason),
+        status=row["status"],
+        stage=row["stage"] or "",
+        reason=clip(reasons.text(row["reason"])),
+        rule=reason.get("cause", ""),
         values=values,
+        twin=reason.get("winner", ""),
     )
 
 

@@ -6,7 +6,7 @@ and keeps 9 bytes a measure a row; the second reads all columns with the images,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ugaf.columns import reasons
 from ugaf.pages import distributions
 from ugaf.pages.distributions import Category, Distribution, Labels, Values
 from ugaf.report import cards
@@ -99,7 +100,7 @@ def collect(view: RunView, *, gallery: int, seed: int) -> Report:
         if last is not None
         else [],
         fitted_on=_fitted_on(view.pipeline.settings.quantiles.source),
-        gallery=_gallery(view, scans, groups, steps, gallery),
+        gallery=_gallery(view, scans, groups, gallery),
     )
 
 
@@ -165,25 +166,6 @@ def _steps(view: RunView) -> list[Step]:
     return steps
 
 
-def rule_of(reason: str, rules: Iterable[str], errors: Iterable[str] = ()) -> str:
-    """The rule (or error type) behind a row's recorded reason: "rgb_entropy 3.1 < 5.5" -> "rgb_entropy < 5.5".
-
-    The reason is the rule with the row's value after the column's name; an error is "Type: message". What matches
-    none of them stands for itself, shortened.
-    """
-    for rule in rules:
-        column, _, bound = rule.partition(" ")
-        # A row that is one too many names the one that stays: "neighbours: near-duplicate of 0123...".
-        names_row = reason.startswith(f"{rule} of ")
-        has_value = bool(bound) and reason.startswith(column + " ") and reason.endswith(" " + bound)
-        if reason == rule or names_row or has_value:
-            return rule
-    kind = reason.partition(":")[0].strip()
-    if kind in errors:
-        return kind
-    return reason if len(reason) <= 60 else reason[:59] + "…"
-
-
 def scan(view: RunView, level: str, groups: list[ColumnGroup], steps: list[Step], sampler: Sampler) -> Scan:
     """First pass: verdicts and scalar columns of all rows of a level."""
     schema = _schema(view, level, groups)
@@ -198,10 +180,10 @@ def scan(view: RunView, level: str, groups: list[ColumnGroup], steps: list[Step]
         if name in schema.names and name not in measures and name not in free_text and _is_label(schema.field(name))
     }
     missing = dict.fromkeys(measures, 0)
-    rules = {step.name: (tuple(step.rejected), tuple(step.errors), step.keep) for step in steps}
+    keep = {step.name: step.keep for step in steps}
     for table in view.rows(level, columns=[*measures, *labels]):
         kept = np.asarray(pc.equal(table.column("status"), "kept")).astype(bool)
-        _verdicts(table, found, rules, level)
+        _verdicts(table, found, keep, level)
         for name, collected in measures.items():
             column = table.column(name)
             present = np.asarray(column.is_valid())
@@ -221,20 +203,17 @@ def scan(view: RunView, level: str, groups: list[ColumnGroup], steps: list[Step]
     return found
 
 
-def _verdicts(table: pa.Table, found: Scan, rules: Mapping[str, Any], level: str) -> None:
-    """Count the statuses and offer each row to the sampler under its (status, stage and rule, task)."""
+def _verdicts(table: pa.Table, found: Scan, keep: Mapping[str, Any], level: str) -> None:
+    """Count the statuses and offer each row to the sampler under its (status, stage and cause, task)."""
     tasks = table.column("task").to_pylist() if level == "edit" and "task" in table.column_names else None
     columns = [table.column(name).to_pylist() for name in ("id", "status", "stage", "reason")]
     for i, (id, status, stage, reason) in enumerate(zip(*columns, strict=True)):
         found.totals[status] += 1
-        if status == "kept":
-            cause = ""
-        else:
-            known, errors, keep = rules.get(stage, ((), (), {}))
-            rule = rule_of(reason or "", known, errors)
+        cause = "" if status == "kept" else stage
+        if reason is not None:
             # A rule on a category has one reason for each value ("screen face ..."): show each of them.
-            detail = reason if _is_choice(keep.get(rule.partition(" ")[0])) else rule
-            cause = f"{stage} {detail}" if status != "pending" else stage
+            by_value = _is_choice(keep.get(stage, {}).get(reason["column"]))
+            cause += f" {reasons.text(reason) if by_value else reason['cause']}"
         found.sampler.add((status, cause, (tasks[i] if tasks else None) or ""), id)
 
 
@@ -279,9 +258,7 @@ def _is_label(column: pa.Field) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
 
 
-def _gallery(
-    view: RunView, scans: list[Scan], groups: list[ColumnGroup], steps: list[Step], places: int
-) -> cards.Gallery:
+def _gallery(view: RunView, scans: list[Scan], groups: list[ColumnGroup], places: int) -> cards.Gallery:
     """Second pass: the sampled rows with their images. A run that has edits shows only photographs that are out."""
     by_level = {found.level: found for found in scans}
     edits, photographs = by_level.get("edit"), by_level.get("image")
@@ -298,5 +275,4 @@ def _gallery(
         cards.Source(level, ids, by_level[level].schema, sum(by_level[level].sampler.sizes.values()))
         for level, ids in reversed(shown.items())
     ]
-    rules = {step.name: (tuple(step.rejected), tuple(step.errors)) for step in steps}
-    return cards.read(view, groups, sources, lambda stage, reason: rule_of(reason, *rules.get(stage, ((), ()))))
+    return cards.read(view, groups, sources)

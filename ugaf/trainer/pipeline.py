@@ -1,3 +1,3 @@
-"""An editor that was exported before this moved names its classes by this module."""
+"""Where the first version's guide imports the pipeline of an exported editor from; it is `ugaf.fineedit.pipeline`."""
 
 from ugaf.fineedit.pipeline import FineEditPipeline as FineEditPipeline

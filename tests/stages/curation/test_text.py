@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_tools import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
@@ -191,9 +192,7 @@ def test_it_runs_in_a_pipeline_and_its_rules_reject(tmp_path: Path) -> None:
     document = {"name": "read", "inputs": [str(tmp_path / "photos")], "output": str(tmp_path / "run")}
     pipeline = config.parse({**document, "stages": [entry], "engine": {"executor": "inline"}})
     runner.run(pipeline, runner.RunOptions(), lambda _: None, lambda _: None)
-    rows = [
-        r for t in RunView(pipeline.output, pipeline).rows("image", ["sources", "text_area"]) for r in t.to_pylist()
-    ]
+    rows = table(RunView(pipeline.output, pipeline), "image", ["sources", "text_area"]).values()
     found = {Path(r["sources"][0]).stem: (r["status"], r["reason"]) for r in rows}
     assert found["none"][0] == found["little"][0] == "kept"
     assert found["much"] == ("rejected", "text_area 0.4 > 0.15")

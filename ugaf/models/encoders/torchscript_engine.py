@@ -21,7 +21,7 @@ Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class TorchScriptEncoder:
-    """Implements `ugaf.models.encoders.Encoder` with a scripted or traced module: (n, 3, h, w) in, (n, d) out.
+    """Implements `ugaf.models.encoders.interface.Encoder` with a scripted or traced module: (n, 3, h, w) to (n, d).
 
     The defaults are the preparation that SSCD publishes for one size: squashed to 320 x 320, ImageNet's mean and
     deviation. A photograph is reduced by area averaging and enlarged bilinearly.

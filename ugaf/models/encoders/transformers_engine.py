@@ -15,7 +15,7 @@ from ugaf.stage import Failure
 
 
 class TransformersEncoder(vision.Checkpoint):
-    """Implements `ugaf.models.encoders.Encoder` with any image model that AutoModel loads.
+    """Implements `ugaf.models.encoders.interface.Encoder` with any image model that AutoModel loads.
 
     Of a model of images and texts (CLIP, SigLIP) only the image side is kept. On a GPU it computes in half precision by
     autocast; the embedding is scaled to length 1 in float32.

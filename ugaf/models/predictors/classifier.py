@@ -16,7 +16,7 @@ from ugaf.stage import Failure
 
 
 class ClassifierPredictor(Backbone):
-    """Implements `ugaf.models.predictors.Predictor` with any AutoModelForImageClassification checkpoint.
+    """Implements `ugaf.models.predictors.interface.Predictor` with any AutoModelForImageClassification checkpoint.
 
     The score is the sum of the probabilities of the named labels, 0..1: by softmax, or by sigmoid (and then of one
     label) where the checkpoint says that its labels do not exclude each other or has only one. Predictors that differ

@@ -18,7 +18,7 @@ from ugaf.stage import Failure, engines, operational
 
 
 class HeadPredictor(Backbone):
-    """Implements `ugaf.models.predictors.Predictor`: see `ugaf.models.predictors.heads` for the file.
+    """Implements `ugaf.models.predictors.interface.Predictor`: see `ugaf.models.predictors.heads` for the file.
 
     The head gets the embedding at length 1, as the published ones were trained. Heads on an encoder with the same
     settings share its forward pass.

@@ -28,7 +28,7 @@ SHORTEST_SIDE = 8
 
 
 class RapidOCRReader:
-    """Implements `ugaf.models.readers.Reader`. Pictures are read at the size that they come in, one by one.
+    """Implements `ugaf.models.readers.interface.Reader`. Pictures are read at the size that they come in, one by one.
 
     The library's own limit on what it reads as text is off: a line comes with its score, which the stage judges.
     """

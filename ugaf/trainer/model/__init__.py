@@ -1,1 +1,0 @@
-"""Where editors exported by the first version look for their classes: `ugaf.fineedit` has them."""
