@@ -14,7 +14,7 @@ from typing import Any
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.base.needs import install_hint
-from ugaf.columns import record, tombstones
+from ugaf.columns import lease, record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
@@ -70,15 +70,18 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
     libraries looked at, before new sources count.
 
-    Raises StopRun where the run was stopped and the same call goes on.
+    The run is held meanwhile, and longer in a `lease.scope`.
+
+    Raises StopRun where the run was stopped and the same call goes on, HeldError where another driver works in it.
     """
-    try:
-        _run(pipeline, options, progress, notify, watcher or Watcher())
-    except StopRun as stop:
-        # No worker is left that could write another such row.
-        for alike in stop.doubtful:
-            _take_back(Columns(Storage(pipeline.output), pipeline), alike)
-        raise
+    with lease.scope("ugaf run", notify=notify):
+        try:
+            _run(pipeline, options, progress, notify, watcher or Watcher())
+        except StopRun as stop:
+            # No worker is left that could write another such row.
+            for alike in stop.doubtful:
+                _take_back(Columns(Storage(pipeline.output), pipeline), alike)
+            raise
 
 
 def _take_back(columns: Columns, alike: Alike) -> None:
@@ -87,12 +90,24 @@ def _take_back(columns: Columns, alike: Alike) -> None:
 
 
 def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
-    allowed = _allowed(pipeline, options)
+    _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
     taken_over = record.check_pipeline(pipeline, options.replace)
-    columns = Columns(Storage(pipeline.output), pipeline)
-    check_recorded(columns)
+    storage = Storage(pipeline.output)
+    check_recorded(Columns(storage, pipeline))
+    with lease.held(storage, "ugaf run") as mine:
+        if mine.waited:
+            taken_over = record.check_pipeline(pipeline, options.replace)
+            check_recorded(Columns(storage, pipeline))
+        if taken_over:
+            notify(taken_over)
+        _run_held(Columns(storage, pipeline, mine.fence), options, progress, notify, watcher)
+
+
+def _run_held(columns: Columns, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+    pipeline = columns.pipeline
+    allowed = _allowed(pipeline, options)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
     if tombstones.is_unfinished(columns.storage):
@@ -102,8 +117,6 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             )
         options.finish_withdrawal(pipeline, notify)
     parts = restricted(pipeline, options)
-    if taken_over:
-        notify(taken_over)
     with ExitStack() as stack:
         machines = _Machines(pipeline, options, stack, notify, watcher)
         if INGEST in allowed:
@@ -160,6 +173,7 @@ def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, no
     with listed(columns, watcher) as new:
         if new.count:
             machines.ready(parts)
+            columns.check()
             if not columns.storage.exists(record.RUN_FILE):
                 record.save(columns, {})
             new.publish()
@@ -364,6 +378,7 @@ def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mappin
     def make(group: Group) -> Task:
         url, names = columns.storage.url, servers_of([group])
         servers = {name: links[name] for name in names}
-        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers)
+        again, fence = options.retry_failed, columns.fence
+        return Task(url, columns.pipeline, group.chains, fits, again, group.lane, servers, fence=fence)
 
     return make

@@ -24,6 +24,7 @@ from ugaf.base import faults, location
 from ugaf.base.errors import StopRun, UgafError
 from ugaf.columns.buffer import Buffer
 from ugaf.columns.code_digest import code_digest
+from ugaf.columns.lease import Fence
 from ugaf.columns.parts import REFS, Columns, part_schema
 from ugaf.columns.tombstones import buried_in
 from ugaf.columns.verdicts import FAILED, KEPT, NAMES, REJECTED, Fits, Given, judge, load_sources
@@ -57,7 +58,7 @@ class Task:
     retry_failed: rows that failed before are done again.
     lane: the lane of the (only) stage that this worker runs, see `Stage.lanes`.
     servers: where the model servers are that its stages name.
-    secrets: what opens the URLs whose public faces the pipeline holds; in memory only.
+    secrets: what opens the URLs whose public faces the pipeline holds; in memory only. fence: of the driver's lease.
     """
 
     url: str
@@ -68,6 +69,7 @@ class Task:
     lane: str | None = None
     servers: Servers = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=location.secrets, repr=False)
+    fence: Fence | None = None
 
 
 class StageWorker:
@@ -79,7 +81,7 @@ class StageWorker:
         faults.set_patience(task.pipeline.settings.engine.patience_s, journal.tell)
         self.task = task
         self.journal = journal
-        self.columns = Columns(Storage(task.url), task.pipeline)
+        self.columns = Columns(Storage(task.url), task.pipeline, task.fence)
         self.turns = Turns()
         self.stages: dict[str, Stage] = {}
         for name in (name for chain in task.chains for name in chain if name != INGEST):
