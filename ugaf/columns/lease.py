@@ -119,6 +119,7 @@ class Fence:
     def __init__(self, number: int) -> None:
         self.number = number
         self._looked = time.monotonic()
+        self._lost = ""
 
     def __reduce__(self) -> tuple[type[Fence], tuple[int]]:
         return Fence, (self.number,)
@@ -126,10 +127,12 @@ class Fence:
     def check(self, storage: Storage) -> None:
         """Raises StopRun if the lease was given to another driver; asks the store once in `BEAT_S` at most."""
         now = time.monotonic()
-        if now - self._looked >= BEAT_S:
-            self._looked = now
+        if not self._lost and now - self._looked >= BEAT_S:
             if _numbers(storage)[-1:] != [self.number]:
-                raise StopRun(_lost(storage))
+                self._lost = _lost(storage)
+            self._looked = now
+        if self._lost:
+            raise StopRun(self._lost)
 
 
 class Lease:

@@ -156,6 +156,7 @@ def _run_held(columns: Columns, options: RunOptions, progress: Any, notify: Noti
                     notify(line)
             watcher.doing("reading what is stored")
             found = survey(columns)
+            columns.check()
             if INGEST in (name for group in work.groups for name in group.stages):
                 _note_unknown_tasks(columns, notify)
             record.save(columns, found.fits, found.inputs)

@@ -315,10 +315,6 @@ class Storage:
 
         self._patiently(once, path)
 
-    def move(self, source: str, target: str) -> None:
-        """Give a file another name: a rename; on object stores a copy, which shows the object once it is whole."""
-        self._patiently(lambda: self.filesystem.move(self.path(source), self.path(target)), target)
-
     def _type(self, path: str) -> pafs.FileType:
         return self._patiently(lambda: self.filesystem.get_file_info(self.path(path)).type, path)
 
