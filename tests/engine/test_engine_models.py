@@ -27,6 +27,7 @@ from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
+from ugaf.engine.servers import RunningServers
 from ugaf.engine.turns import Turns
 from ugaf.pipeline import config
 from ugaf.stage import engines
@@ -228,7 +229,7 @@ def test_servers_that_were_started_together_stop_one_by_one() -> None:
         except OSError:
             return False
 
-    with runner.RunningServers(checked, False, lambda _: None) as servers:
+    with RunningServers(checked, False, lambda _: None) as servers:
         links = servers.need(["one", "two"], on_ray=False)
         urls = {name: link.urls[0] for name, link in links.items()}
         assert all(answers(url) for url in urls.values())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ugaf.cli.progress.files import LOG, PROGRESS
-from ugaf.columns import reasons
+from ugaf.columns import lease, reasons
 from ugaf.columns.view import RunView, StageCounts
 from ugaf.engine import runner
 from ugaf.imaging import images
@@ -61,9 +61,9 @@ def table(view: RunView, level: str, columns: list[str], **options: Any) -> dict
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: modification time and bytes; but for those that say when a run was called."""
+    """Modification time and bytes of all files in a folder; but for those that say when a run was called, by whom."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (LOG, PROGRESS)
+        if path.is_file() and path.name not in (LOG, PROGRESS) and path.parent.name != lease.FOLDER
     }

@@ -16,7 +16,10 @@ _CODES = {"503": "SlowDown", "403": "ExpiredToken", "400": "ExpiredToken", "500"
 
 
 class FaultyStore(http.server.ThreadingHTTPServer):
-    """Hands every request on to (host, port), but for those that `fault` (method, path) has another answer for."""
+    """Hands every request on to (host, port), but for those that `fault` (method, path) has another answer for.
+
+    asked: (method, path) of every request. most: bytes that a request may bring; more are refused.
+    """
 
     daemon_threads = True
 
@@ -25,6 +28,8 @@ class FaultyStore(http.server.ThreadingHTTPServer):
         self.behind = (host, port)
         self.fault: Callable[[str, str], Fault] = lambda *_: ""
         self.given: Counter[Fault] = Counter()
+        self.asked: list[tuple[str, str]] = []
+        self.most: int | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are part of the tests."""
@@ -53,7 +58,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_one(self) -> None:
         body = self._body()
+        self.server.asked.append((self.command, self.path))
         fault = self.server.fault(self.command, self.path)
+        if self.server.most is not None and len(body) > self.server.most:
+            fault = "403"
         self.server.given[fault] += 1
         if fault == "reset":
             self.close_connection = True

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from places import PATHS
 from ugaf import cli
 from ugaf.base.errors import UgafError
 from ugaf.cli.explain import explain, story
-from ugaf.cli.progress.files import Heartbeat
+from ugaf.columns import lease
 from ugaf.columns.tombstones import Tombstones, is_unfinished
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
@@ -315,14 +317,17 @@ def test_while_a_call_works_in_the_folder_nothing_is_withdrawn(
     make_photos(tmp_path / "in", 2, side=300)
     checked = pipeline(tmp_path / "in", tmp_path / "run", ["curation.resolution"])
     view, before = go(checked), tree(tmp_path / "run")
-    beats = Heartbeat(view.storage, "ugaf run")
-    beats.beat(beats.document("running", {}))
-    assert cli.main(["withdraw", checked.output, "photo-00001.jpg"]) == 75
-    assert f"process {os.getpid()} on" in capsys.readouterr().err
-    assert tree(tmp_path / "run") == before
-    assert cli.main(["withdraw", checked.output, "photo-00001.jpg", "--dry-run"]) == 0
-    beats.beat(beats.document("done", {}))
-    assert cli.main(["withdraw", checked.output, "photo-00001.jpg"]) == 0
+    asked = ["withdraw", checked.output, "photo-00001.jpg"]
+    with ThreadPoolExecutor() as pool, lease.held(view.storage, "ugaf run"):
+        assert pool.submit(cli.main, asked).result() == 75
+        assert f"process {os.getpid()} on" in capsys.readouterr().err
+        assert tree(tmp_path / "run") == before
+        assert pool.submit(cli.main, [*asked, "--dry-run"]).result() == 0
+        waits = pool.submit(cli.main, [*asked, "--wait"])
+        time.sleep(1)
+        assert not waits.done()
+        assert tree(tmp_path / "run") == before
+    assert waits.result() == 0
 
 
 DAMAGED = ("", "{", "[]", "{}", '{"withdrawn": [{"id": 1}]}', '{"withdrawn": [], "erasing": [{"x": 1}]}')

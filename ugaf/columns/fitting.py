@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ugaf.base.errors import ConfigError
 from ugaf.columns import record
-from ugaf.columns.parts import Columns, FragmentValues
+from ugaf.columns.parts import Columns
+from ugaf.columns.values import FragmentValues
 from ugaf.columns.verdicts import PENDING, judge_all
 from ugaf.pipeline import distinct
 from ugaf.pipeline.config import StageSpec

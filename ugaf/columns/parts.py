@@ -1,8 +1,10 @@
 """The columns of a run: one folder a stage, one folder in it a fragment, part files in that.
 
 A part holds new columns of some rows of one fragment, and is written in one atomic step: it is the only record that the
-work was done. Its name is derived from the ids in it, so the same work written twice is one file. A stage that fans out
-has one row for each row it was given, with its child rows in a list column, so that a row without children is known.
+work was done. Its name is derived from the ids in it, so the same work written twice is one file, and it replaces none:
+the first to commit a row's columns has them. A fragment's name is derived from its sources (`fragment_name`), so that
+a part speaks for those that it was read from and for no others. A stage that fans out has one row for each row it was
+given, with its child rows in a list column, so that a row without children is known.
 
 Where a row stands in several parts (a retry), the later attempt wins over the earlier, and success over failure.
 """
@@ -11,30 +13,31 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ugaf.base.errors import StopRun, UgafError
+from ugaf.base.errors import UgafError
 from ugaf.base.location import scrub
 from ugaf.columns.code_digest import FACT, code_digest
+from ugaf.columns.lease import Fence
 from ugaf.columns.origins import Runs, runs_of
 from ugaf.columns.remembered import Light, Remembered
 from ugaf.columns.tombstones import Tombstones
-from ugaf.ingest import image_id, pair_id
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
 from ugaf.storage import Storage
 from ugaf.storage.store import light_columns, open_parquet, parquet_bytes
 
 Result = TypeVar("Result")
 
+_FRAGMENT = re.compile(r"(\d+)(?:-[0-9a-f]{16})?")
 CHILDREN = "children"
 SOURCES = "sources"
-_SUCCESS = 1_000_000
+SUCCESS = 1_000_000
 """Rank of a success over every attempt that failed."""
 REFS = "refs"
 """Ingest's own record of which of the fragment's sources (by position) a row was read from."""
@@ -58,15 +61,34 @@ def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(field.name for field in schema if pa.types.is_large_binary(field.type))
 
 
+def fragment_name(number: int, sources: Iterable[bytes]) -> str:
+    """The name of a fragment that is cut as this one in turn: `000000012-3f2a9c…`.
+
+    The number is its place in the order of arrival; two cuts at once may give one number to two fragments, which are
+    then in the order of their hashes. The hash is of the digests of its sources, so that equal names are equal lists.
+    Fragments of earlier versions have a number of six digits and no hash.
+    """
+    return f"{number:09d}-{hashlib.blake2b(b''.join(sources), digest_size=8).hexdigest()}"
+
+
+def fragment_order(name: str) -> tuple[int, str]:
+    """What fragments are sorted by: by number, never as text alone, for a number may outgrow its digits."""
+    return int(name.partition("-")[0]), name
+
+
 class Columns:
     """Reads and writes the parts of one run as one pipeline sees them (its fingerprints say which folders).
 
-    remembers: see `Remembered`.
+    fence: of the lease under which is written, see `ugaf.columns.lease`; None: nobody else is looked for. remembers:
+    see `Remembered`.
     """
 
-    def __init__(self, storage: Storage, pipeline: Pipeline, remembers: bool = False) -> None:
+    def __init__(
+        self, storage: Storage, pipeline: Pipeline, fence: Fence | None = None, remembers: bool = False
+    ) -> None:
         self.storage = storage
         self.pipeline = pipeline
+        self.fence = fence
         self._remembered = Remembered() if remembers else None
 
     @functools.cached_property
@@ -81,8 +103,9 @@ class Columns:
         return self.pipeline.stage(stage).folder
 
     def fragments(self) -> list[str]:
-        """Names of all fragments that were cut, in order."""
-        return [name.removesuffix(".parquet") for name in self.storage.list(SOURCES) if name.endswith(".parquet")]
+        """Names of all fragments that were cut, in the order of their arrival."""
+        names = (name.removesuffix(".parquet") for name in self.storage.list(SOURCES) if name.endswith(".parquet"))
+        return sorted((name for name in names if _FRAGMENT.fullmatch(name)), key=fragment_order)
 
     def sources(self, fragment: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The sources that were cut into a fragment, or some columns of them (see `SourceRef.to_table`)."""
@@ -114,6 +137,9 @@ class Columns:
     ) -> str:
         """Write one part; `rows` hold the columns of `part_schema` (absent ones become null). Returns its path.
 
+        A part of the same rows that is there stays, and this one is dropped: the same work was done twice. Rows that
+        were tried again get a further attempt, since their outcome may be another one.
+
         `seconds` of work is kept in the file, for the report's rates, and so is the digest of the `code` that made the
         columns: by default that of this process, "" if it is not known.
         """
@@ -125,14 +151,23 @@ class Columns:
         # Ingest's rows with their sources: one photograph may come twice, from a source in one part and another later.
         keys = [f"{row['id']} {row.get(REFS, '')}" if stage == INGEST else row["id"] for row in ordered]
         digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
         facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(len(rows))}
         if code is None and stage != INGEST:
             code = code_digest(self.pipeline.stage(stage))
         if code:
             facts[FACT.decode()] = code
-        self.storage.write(path, parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema)))
-        return path
+        data = parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema))
+        self.check()
+        while True:
+            path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
+            if self.storage.create(path, data) or not attempt:
+                return path
+            attempt += 1
+
+    def check(self) -> None:
+        """Raises StopRun if the run was given to another driver."""
+        if self.fence is not None:
+            self.fence.check(self.storage)
 
     def take_back(self, stage: str, fragment: str, is_wrong: Callable[[str], bool]) -> int:
         """Make rows pending again whose `error` is no fault of theirs. Returns how many.
@@ -140,6 +175,7 @@ class Columns:
         What is left of a part is written before the part goes, so that a break in between loses nothing.
         """
         taken = 0
+        self.check()
         for path in self.parts(stage, fragment):
             errors = _parquet(self.storage, path, lambda file: light_columns(file, ["error"])).column("error")
             stays = [error is None or not is_wrong(error) for error in errors.to_pylist()]
@@ -150,7 +186,7 @@ class Columns:
                 facts = table.schema.metadata or {}
                 seconds, code = float(facts.get(b"ugaf.seconds", b"0")), facts.get(FACT, b"").decode()
                 rows = table.filter(pa.array(stays)).to_pylist()
-                self.write(stage, fragment, [{**row, "attempt": _attempt(path)} for row in rows], seconds, code)
+                self.write(stage, fragment, [{**row, "attempt": attempt_of(path)} for row in rows], seconds, code)
             self.storage.remove(path)
             taken += len(stays) - sum(stays)
         return taken
@@ -177,7 +213,7 @@ class Columns:
             table, fact = self._light(path, tuple(names))
             facts.append(fact)
             tables.append(table.replace_schema_metadata(None))
-            attempts.append(pa.array([_attempt(path)] * table.num_rows, pa.int32()))
+            attempts.append(pa.array([attempt_of(path)] * table.num_rows, pa.int32()))
         if not tables:
             schema = part_schema(self.pipeline, stage)
             return pa.schema([schema.field(name) for name in names]).empty_table(), []
@@ -189,121 +225,6 @@ class Columns:
             if stage == INGEST and name in names:
                 winners = _merge_lists(winners, table, name)
         return winners, facts
-
-
-class _ImageReader:
-    """Reads image-sized columns of single rows of one stage in one fragment: each part is opened once, and of it only
-    the row groups that hold a wanted row are read."""
-
-    def __init__(self, columns: Columns, stage: str, fragment: str) -> None:
-        self._storage = columns.storage
-        self._paths: list[str] = []
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._places: dict[str, tuple[int, int]] = {}
-        ranks: dict[str, int] = {}
-        for number, path in enumerate(columns.parts(stage, fragment)):
-            keys = self._read(path, lambda file: light_columns(file, ["id", "error"]))
-            self._paths.append(path)
-            good = pc.is_null(keys.column("error")).to_pylist()
-            for row, (key, ok) in enumerate(zip(keys.column("id").to_pylist(), good, strict=True)):
-                rank = _attempt(path) + (_SUCCESS if ok else 0)
-                if key not in ranks or rank > ranks[key]:
-                    ranks[key], self._places[key] = rank, (number, row)
-
-    def read(self, columns: Sequence[str], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """id -> column -> value, for the ids that are there."""
-        by_part: dict[int, list[tuple[int, str]]] = {}
-        for key in ids:
-            if key in self._places:
-                number, row = self._places[key]
-                by_part.setdefault(number, []).append((row, key))
-        out: dict[str, dict[str, Any]] = {}
-        for number, wanted in by_part.items():
-            pick = functools.partial(_picked, rows=sorted(wanted), columns=columns)
-            out.update(self._read(self._paths[number], pick))
-        return out
-
-    def _read(self, path: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
-        """Through the file that is open; opened anew if that fails."""
-        if path in self._files:
-            with suppress(pa.ArrowException, OSError):
-                return read(self._files[path])
-
-        def opened(source: pa.NativeFile) -> Result:
-            file = self._files[path] = open_parquet(source)
-            return read(file)
-
-        try:
-            return _readable(self._storage, path, lambda: self._storage.read_with(path, opened, keep_open=True))
-        except UgafError as error:
-            # Some are read in the middle of a row's work, and would be its verdict.
-            raise StopRun(str(error)) from error
-
-    def where(self, key: str) -> str:
-        """The part file that holds a row, as the user knows it."""
-        return self._storage.where(self._paths[self._places[key][0]])
-
-
-class FragmentValues:
-    """Column values of a fragment's rows, by id: light columns read once for all rows, image-sized ones on demand."""
-
-    def __init__(self, columns: Columns, fragment: str) -> None:
-        self.columns = columns
-        self.pipeline = columns.pipeline
-        self.fragment = fragment
-        self._light: dict[str, dict[str, dict[str, Any]]] = {}
-        self._images: dict[str, _ImageReader] = {}
-
-    def of(self, columns: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """id -> column -> value; null where the row has not been measured. All columns are of the ids' own level."""
-        out: dict[str, dict[str, Any]] = {key: {} for key in ids}
-        by_stage: dict[str, list[str]] = {}
-        for column in columns:
-            by_stage.setdefault(self.pipeline.providers[column], []).append(column)
-        for stage, names in by_stage.items():
-            images = heavy_columns(part_schema(self.pipeline, stage))
-            heavy = [name for name in names if name in images]
-            light = [name for name in names if name not in heavy and name != "id"]
-            if heavy and stage not in self._images:
-                self._images[stage] = _ImageReader(self.columns, stage, self.fragment)
-            found = self._images[stage].read(heavy, ids) if heavy else {}
-            if stage == INGEST and found:
-                self._check_ids(found)
-            cached = self._all_light(stage) if light else {}
-            for key in ids:
-                out[key].update({name: found.get(key, {}).get(name) for name in heavy})
-                out[key].update({name: cached.get(key, {}).get(name) for name in light})
-        return out
-
-    def _check_ids(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        """The id of a photograph, or of a pair whose images are both read, is that of its bytes.
-
-        Raises StopRun where a stored image is another one than was taken in: no row's fault, and nobody's verdict.
-        """
-        pairs = self.pipeline.is_pairs
-        for key, values in found.items():
-            if values.get("image") is None or (pairs and values.get("edited_image") is None):
-                continue
-            if pairs:
-                known = self._all_light(INGEST)[key]
-                right = pair_id(values["image"], values["edited_image"], known["instruction"], known["boxes"])
-            else:
-                right = image_id(values["image"])
-            if right != key:
-                raise StopRun(
-                    f"{self._images[INGEST].where(key)}: damaged: the image of row {key} is not the one that was taken "
-                    "in.\nDelete the file, and the same command takes its photographs in again."
-                )
-
-    def _all_light(self, stage: str) -> dict[str, dict[str, Any]]:
-        if stage not in self._light:
-            schema = part_schema(self.pipeline, stage)
-            skipped = {"id", "error", *heavy_columns(schema)}
-            table, _ = self.columns.light(stage, self.fragment, [n for n in schema.names if n not in skipped])
-            if stage != INGEST and self.pipeline.stage(stage).cls.fans_out:
-                table = children_table(table, self.pipeline.stage(stage))
-            self._light[stage] = {row["id"]: row for row in table.to_pylist()}
-        return self._light[stage]
 
 
 def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
@@ -323,10 +244,10 @@ def _parquet(storage: Storage, path: str, read: Callable[[pq.ParquetFile], Resul
         with open_parquet(source) as file:
             return read(file)
 
-    return _readable(storage, path, lambda: storage.read_with(path, opened))
+    return readable(storage, path, lambda: storage.read_with(path, opened))
 
 
-def _readable(storage: Storage, path: str, read: Callable[[], Result]) -> Result:
+def readable(storage: Storage, path: str, read: Callable[[], Result]) -> Result:
     """What `read` gives. Raises UgafError for a file that is damaged or gone; a store at fault is none of that."""
     try:
         return read()
@@ -343,19 +264,7 @@ def _readable(storage: Storage, path: str, read: Callable[[], Result]) -> Result
         ) from error
 
 
-def _picked(file: pq.ParquetFile, rows: Sequence[tuple[int, str]], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """id -> column -> value of the rows at these sorted positions of a file; only their row groups are read."""
-    out: dict[str, dict[str, Any]] = {}
-    for group, offset in _groups(file, [row for row, _ in rows]):
-        end = offset + file.metadata.row_group(group).num_rows
-        chosen = [(row - offset, key) for row, key in rows if offset <= row < end]
-        block = file.read_row_group(group, columns=list(columns), use_threads=False)
-        values = block.take([row for row, _ in chosen]).to_pylist()
-        out.update({key: value for (_, key), value in zip(chosen, values, strict=True)})
-    return out
-
-
-def _attempt(path: str) -> int:
+def attempt_of(path: str) -> int:
     return int(path.rsplit("/", 1)[-1].split("-")[1])
 
 
@@ -366,7 +275,7 @@ def _winners(table: pa.Table, attempts: pa.ChunkedArray) -> pa.Array:
     for number, (key, good, attempt) in enumerate(
         zip(table.column("id").to_pylist(), ok, attempts.to_pylist(), strict=True)
     ):
-        rank = attempt + (_SUCCESS if good else 0)
+        rank = attempt + (SUCCESS if good else 0)
         if key not in best or rank > best[key][0]:
             best[key] = (rank, number)
     return pa.array([best[key][1] for key in sorted(best)], pa.int64())
@@ -380,16 +289,3 @@ def _merge_lists(winners: pa.Table, table: pa.Table, name: str) -> pa.Table:
     field = winners.schema.field(name)
     column = pa.array([merged[key] for key in winners.column("id").to_pylist()], field.type)
     return winners.set_column(winners.schema.get_field_index(name), field, column)
-
-
-def _groups(file: pq.ParquetFile, hits: Sequence[int]) -> list[tuple[int, int]]:
-    """(row group, its first row) of every row group that holds one of the sorted row numbers."""
-    out, offset, position = [], 0, 0
-    for group in range(file.metadata.num_row_groups):
-        end = offset + file.metadata.row_group(group).num_rows
-        if position < len(hits) and hits[position] < end:
-            out.append((group, offset))
-            while position < len(hits) and hits[position] < end:
-                position += 1
-        offset = end
-    return out

@@ -218,9 +218,10 @@ def _superseded(
     out: dict[str, set[str]] = {}
     if failed:
         keys = set().union(*(sources for _, _, sources in failed))
-        newest = {ref.key: f for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
+        place = {fragment: number for number, fragment in enumerate(fragments)}
+        newest = {ref.key: place[f] for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
         for fragment, key, sources in failed:
-            if sources and all(newest.get(source, fragment) > fragment for source in sources):
+            if sources and all(newest.get(source, -1) > place[fragment] for source in sources):
                 out.setdefault(fragment, set()).add(key)
     return out
 

@@ -21,7 +21,8 @@ from ugaf.base.trust import only as trusting
 from ugaf.columns import reasons, record
 from ugaf.columns.addressing import PART, search, source_names
 from ugaf.columns.fitting import fit
-from ugaf.columns.parts import Columns, FragmentValues, part_schema
+from ugaf.columns.parts import Columns, part_schema
+from ugaf.columns.values import FragmentValues
 from ugaf.columns.verdicts import (
     FAILED,
     KEPT,

@@ -2,7 +2,7 @@
 
 The inputs are listed to their end first, and what is new is laid aside in the run's folder, where no reader sees it:
 a listing may still come upon something for which the run is refused, and a refused run leaves no sources behind. Only
-`New.publish` gives the fragments their names.
+`New.publish` gives the fragments their names, and replaces none: of two that cut at once nothing is lost.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ugaf.columns import origins
+from ugaf.columns import lease, origins
 from ugaf.columns.origins import Origin
-from ugaf.columns.parts import SOURCES, Columns
+from ugaf.columns.parts import SOURCES, Columns, fragment_name, fragment_order
 from ugaf.columns.tombstones import buried_in
 from ugaf.engine.watcher import Watcher
 from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources
@@ -37,22 +37,26 @@ class New:
     """The new sources of a run's inputs, listed to their end.
 
     count: how many. missing: known sources of these inputs that the listing did not give, by input: their files are
-    gone, were replaced, or lie beyond the input's `limit`. not_read: what lies there and is no source.
+    gone, were replaced, or lie beyond the input's `limit`. staged: files of sources, each with what its sources are
+    known by. not_read: what lies there and is no source.
     """
 
     columns: Columns
     staging: str
     count: int = 0
     missing: Counter[Origin] = field(default_factory=Counter)
-    staged: list[str] = field(default_factory=list)
+    staged: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
     not_read: NotRead = field(default_factory=NotRead)
 
     def publish(self) -> None:
-        """Make the new sources part of the run."""
-        fragments = self.columns.fragments()
-        first = int(fragments[-1]) + 1 if fragments else 0
-        for number, path in enumerate(self.staged, first):
-            self.columns.storage.move(path, f"{SOURCES}/{number:06d}.parquet")
+        """Make the new sources part of the run; a fragment of the same sources that is there is the same one."""
+        fragments, storage = self.columns.fragments(), self.columns.storage
+        first = fragment_order(fragments[-1])[0] + 1 if fragments else 0
+        known = {name.partition("-")[2] for name in fragments}
+        for number, (path, digests) in enumerate(self.staged, first):
+            name = fragment_name(number, digests)
+            if name.partition("-")[2] not in known:
+                storage.create(f"{SOURCES}/{name}.parquet", storage.read(path))
         self.staged.clear()
 
     def lay_aside_all(
@@ -68,7 +72,7 @@ class New:
         table = SourceRef.to_table(refs).replace_schema_metadata(origins.metadata(of))
         path = f"{self.staging}/{len(self.staged):06d}.parquet"
         self.columns.storage.write(path, parquet_bytes(table))
-        self.staged.append(path)
+        self.staged.append((path, tuple(source_digest(ref.uri, ref.member, ref.version) for ref in refs)))
         self.count += len(refs)
 
 
@@ -83,8 +87,7 @@ def listed(columns: Columns, watcher: Watcher | None = None) -> Iterator[New]:
     storage, size = columns.storage, columns.pipeline.settings.fragment_rows
     ahead_of_size = SHARES * MOST  # so many sources have to be seen to know that a fragment is as large as it may be
     new = New(columns, f"{SOURCES}/{TEMPORARY}{uuid.uuid4().hex}")
-    # Two runs of one folder at once must not give one number to two fragments.
-    with storage.lock(SOURCES):
+    with lease.held(storage, "listing of the inputs"):
         try:
             refs: list[SourceRef] = []
             of: list[Origin] = []

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ugaf.columns.parts import Columns, FragmentValues, heavy_columns, part_schema
+from ugaf.columns.parts import Columns, heavy_columns, part_schema
+from ugaf.columns.values import FragmentValues
 from ugaf.columns.verdicts import FragmentVerdicts
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
 from ugaf.stage import Row

@@ -6,7 +6,7 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.base.needs import install_hint
-from ugaf.columns import record, tombstones
+from ugaf.columns import lease, record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
@@ -25,6 +25,7 @@ from ugaf.engine.cutting import listed
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
 from ugaf.engine.ray_engine import MakeTask, Pending, RayEngine, Work, run_inline, watched
+from ugaf.engine.servers import RunningServers
 from ugaf.engine.session import Session, cluster_address
 from ugaf.engine.units import Onward
 from ugaf.engine.watcher import Watcher
@@ -71,15 +72,18 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     What may refuse the run comes before anything of it is kept: the inputs are listed to their end, and machine and
     libraries looked at, before new sources count.
 
-    Raises StopRun where the run was stopped and the same call goes on.
+    The run is held meanwhile, and longer in a `lease.scope`.
+
+    Raises StopRun where the run was stopped and the same call goes on, HeldError where another driver works in it.
     """
-    try:
-        _run(pipeline, options, progress, notify, watcher or Watcher())
-    except StopRun as stop:
-        # No worker is left that could write another such row.
-        for alike in stop.doubtful:
-            _take_back(Columns(Storage(pipeline.output), pipeline), alike)
-        raise
+    with lease.scope("ugaf run", notify=notify):
+        try:
+            _run(pipeline, options, progress, notify, watcher or Watcher())
+        except StopRun as stop:
+            # No worker is left that could write another such row.
+            for alike in stop.doubtful:
+                _take_back(Columns(Storage(pipeline.output), pipeline), alike)
+            raise
 
 
 def _take_back(columns: Columns, alike: Alike) -> None:
@@ -88,12 +92,24 @@ def _take_back(columns: Columns, alike: Alike) -> None:
 
 
 def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
-    allowed = _allowed(pipeline, options)
+    _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
     taken_over = record.check_pipeline(pipeline, options.replace)
-    columns = Columns(Storage(pipeline.output), pipeline)
-    check_recorded(columns)
+    storage = Storage(pipeline.output)
+    check_recorded(Columns(storage, pipeline))
+    with lease.held(storage, "ugaf run") as mine:
+        if mine.waited:
+            taken_over = record.check_pipeline(pipeline, options.replace)
+            check_recorded(Columns(storage, pipeline))
+        if taken_over:
+            notify(taken_over)
+        _run_held(Columns(storage, pipeline, mine.fence), options, progress, notify, watcher)
+
+
+def _run_held(columns: Columns, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+    pipeline = columns.pipeline
+    allowed = _allowed(pipeline, options)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
     if tombstones.is_unfinished(columns.storage):
@@ -103,8 +119,6 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             )
         options.finish_withdrawal(pipeline, notify)
     parts = restricted(pipeline, options)
-    if taken_over:
-        notify(taken_over)
     with ExitStack() as stack:
         machines = _Machines(pipeline, options, stack, notify, watcher)
         if INGEST in allowed:
@@ -130,6 +144,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
                 again = _do(columns, found, work, parts, number, options, machines, monitor, progress)
                 watcher.doing("reading what is stored")
                 found = survey(columns)
+                columns.check()
                 if INGEST in (name for group in work.groups for name in group.stages):
                     _note_unknown_tasks(columns, notify)
                 record.save(columns, found.fits, found.inputs)
@@ -183,6 +198,7 @@ def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, no
     with listed(columns, watcher) as new:
         if new.count:
             machines.ready(parts)
+            columns.check()
             if not columns.storage.exists(record.RUN_FILE):
                 record.save(columns, {})
             new.publish()
@@ -259,54 +275,6 @@ def _run_whole(
     else:
         with watched(engine.snapshot, progress):
             run_stage(rows, seed, engine.progress)
-
-
-class RunningServers:
-    """The model servers of a run: started when a segment needs them, stopped when they are in the way or of no use."""
-
-    def __init__(self, pipeline: Pipeline, on_cluster: bool, notify: Notify) -> None:
-        self._models = pipeline.settings.models
-        self._on_cluster = on_cluster
-        self._notify = notify
-        self._links: dict[str, ServerLink] = {}
-        self._handles: dict[str, Any] = {}
-
-    def __enter__(self) -> RunningServers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.keep_only(())
-
-    @property
-    def names(self) -> list[str]:
-        """Those that run now."""
-        return sorted(self._links)
-
-    def lacks(self, names: Sequence[str]) -> bool:
-        """Whether one of them has to be started."""
-        return any(name not in self._links for name in names)
-
-    def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
-        """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""
-        from ugaf.models.servers.supervisor import begin_servers
-
-        new = [name for name in names if name not in self._links]
-        if new:
-            links, handles = begin_servers(self._models, new, on_ray, self._notify, self._on_cluster)
-            self._links.update(links)
-            self._handles.update(handles)
-        return {name: self._links[name] for name in names}
-
-    def keep_only(self, names: Collection[str]) -> None:
-        """Stop all others."""
-        from ugaf.models.servers.supervisor import stop_servers
-
-        unused = [name for name in self._links if name not in names]
-        for name in unused:
-            del self._links[name]
-        handles = {name: self._handles.pop(name) for name in unused if name in self._handles}
-        if handles:
-            stop_servers(handles, self._notify)
 
 
 def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOptions) -> None:
@@ -389,6 +357,7 @@ def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mappin
     def make(group: Group, onward: Onward | None) -> Task:
         url, names = columns.storage.url, servers_of([group])
         servers = {name: links[name] for name in names}
-        return Task(url, columns.pipeline, group.chains, fits, options.retry_failed, group.lane, servers, onward)
+        again, fence = options.retry_failed, columns.fence
+        return Task(url, columns.pipeline, group.chains, fits, again, group.lane, servers, onward, fence=fence)
 
     return make

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ugaf.base import faults, location
 from ugaf.columns.code_digest import code_digest
+from ugaf.columns.lease import Fence
 from ugaf.columns.parts import Columns
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import AlikeError, FailedRow
@@ -30,7 +31,7 @@ class Task:
     lane: the lane of the (only) stage that this worker runs, see `Stage.lanes`.
     servers: where the model servers are that its stages name.
     onward: what is handed on to the next group of the segment, if there is one.
-    secrets: what opens the URLs whose public faces the pipeline holds; in memory only.
+    secrets: what opens the URLs whose public faces the pipeline holds; in memory only. fence: of the driver's lease.
     """
 
     url: str
@@ -42,6 +43,7 @@ class Task:
     servers: Servers = field(default_factory=dict)
     onward: Onward | None = None
     secrets: Mapping[str, str] = field(default_factory=location.secrets, repr=False)
+    fence: Fence | None = None
 
 
 class Workplace:
@@ -53,7 +55,7 @@ class Workplace:
         faults.set_patience(task.pipeline.settings.engine.patience_s, journal.tell)
         self.task = task
         self.journal = journal
-        self.columns = Columns(Storage(task.url), task.pipeline, remembers=True)
+        self.columns = Columns(Storage(task.url), task.pipeline, task.fence, remembers=True)
         self.turns = Turns()
         self.stages: dict[str, Stage] = {}
         for name in (name for chain in task.chains for name in chain if name != INGEST):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ugaf.balance.categories import source_kind
+from ugaf.columns import lease
 from ugaf.pipeline.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ def export(
 
     settings = settings if settings is not None else view.pipeline.settings.export
     *besides, main = products(view, settings)
-    for product in (*besides, main):
-        with view.storage.lock(product.root):
+    with lease.held(view.storage, "ugaf export"):
+        for product in (*besides, main):
             card = product == main
             summary = export_product(view, product, settings, progress, replace=replace, notify=notify, with_card=card)
-    if asked:
-        earlier.remember(view, settings, asked)
+        if asked:
+            earlier.remember(view, settings, asked)
     return summary
 
 
@@ -121,7 +122,7 @@ def export_product(
     notify: Notify | None,
     with_card: bool,
 ) -> ExportSummary:
-    """The same for one of the folders that a run exports into, which the caller has locked; see `export`."""
+    """The same for one of the folders that a run exports into; the caller holds the run; see `export`."""
     from ugaf.export import card, earlier, folder, writing
 
     storage, root = view.storage, product.root

@@ -1,12 +1,15 @@
 """Files of a run, on a local disk or any pyarrow / fsspec file system, each written in one atomic step.
 
-A file is there completely or not at all: local files are written under a temporary name, flushed and renamed; object
-stores show an object only once its upload is complete. So the presence of a part file can be the record of the work.
+A file is there completely or not at all, so the presence of a part file can be the record of the work. Local files are
+written under a temporary name, flushed and renamed or linked. To S3, GCS and Azure objects go by `objects`: whole, and
+only where there is none if that is asked. What is neither gets a temporary name first, and is then moved. A write that
+fails takes away what itself has made, and nothing else.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import logging
 import os
@@ -26,6 +29,7 @@ import pyarrow.fs as pafs
 from ugaf.base import faults, location
 from ugaf.base.errors import ConfigError
 from ugaf.base.location import Location, scrub
+from ugaf.storage.objects import Objects, UnavailableError, open_objects
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -43,6 +47,8 @@ _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
 _SECOND_LOOKS = 2
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+"""What a file system says that has no hard links."""
 
 
 def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
@@ -85,6 +91,8 @@ class Storage:
         self.patience_s = patience_s
         self.url = location.kept(url) if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._opened: tuple[pafs.FileSystem, str] | None = None
+        self._objects: Objects | None = None
+        self.why_not_exclusive: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "opening": location.opening(self.url), "patience_s": self.patience_s}
@@ -142,16 +150,50 @@ class Storage:
         return self._patiently(once, path)
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Write a whole file in one atomic step, replacing what was there."""
+        """Write a whole file in one atomic step, replacing what was there; what is new and stays is for `create`."""
 
         def once() -> None:
-            # An object store shows a whole object or the one before: nothing is left to be cleaned up there.
-            stores = self._is_object_store()
-            output = self.filesystem.open_output_stream(self.path(path)) if stores else self._output(path)
-            with output as stream:
+            client = self._client()
+            if client is not None:
+                client.put(self.path(path), data)
+                return
+            with self._staged(path) as stream:
                 stream.write(data)
 
         self._patiently(once, path)
+
+    def create(self, path: str, data: bytes | pa.Buffer) -> bool:
+        """Write a whole file in one atomic step if there is none of this name. Returns whether it was written.
+
+        Of several who create one name at once, one is told True. A place that cannot hold to that (`exclusive` says
+        why) is looked at first, and then written to: there it takes a lease to be alone.
+
+        An answer of a store that was lost on its way may make False of one's own success: who depends on it reads the
+        file.
+        """
+
+        def once() -> bool:
+            client = self._client()
+            if client is not None and self.why_not_exclusive is None:
+                return client.create(self.path(path), data)
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                return self._create_local(path, data)
+            if self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound:
+                return False
+            if client is not None:
+                client.put(self.path(path), data)
+            else:
+                with self._staged(path) as stream:
+                    stream.write(data)
+            return True
+
+        return self._patiently(once, path)
+
+    @property
+    def exclusive(self) -> str:
+        """ "" if `create` is told True by one caller alone; else why not, for people."""
+        self._client()
+        return self.why_not_exclusive or ""
 
     def write_if_changed(self, path: str, data: bytes) -> bool:
         """Write only what differs from what is there; True if it wrote."""
@@ -167,41 +209,65 @@ class Storage:
 
         What has been streamed is gone: a fault of the store stops the run at once.
         """
-        with faults.stopping(self.where(path)), self._output(path) as stream:
-            yield stream
+        with faults.stopping(self.where(path)):
+            client = self._client()
+            with self._staged(path) if client is None else client.writer(self.path(path)) as stream:
+                yield stream
 
     @contextmanager
-    def _output(self, path: str) -> Iterator[IO[bytes]]:
+    def _staged(self, path: str) -> Iterator[IO[bytes]]:
+        """A file under a temporary name, which gets its own when the block ends; one that raises takes it away."""
         target = self.path(path)
         folder, _, name = target.rpartition("/")
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        direct = self._is_object_store()
-        if not direct:
+        if not self._is_object_store():
             self.filesystem.create_dir(folder, recursive=True)
-        working = target if direct else f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
+        working = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
         try:
             if local:
-                with open(working, "wb") as file:
+                with _flushed(working) as file:
                     yield file
-                    file.flush()
-                    os.fsync(file.fileno())
                 os.replace(working, target)
             else:
                 with self.filesystem.open_output_stream(working) as stream:
                     yield stream
-                if not direct:
-                    self.filesystem.move(working, target)
+                self.filesystem.move(working, target)
         except BaseException:
             with suppress(OSError):  # it may not be there, and the store that failed may fail again
                 self.filesystem.delete_file(working)
             raise
 
+    def _create_local(self, path: str, data: bytes | pa.Buffer) -> bool:
+        target = self.path(path)
+        folder, _, name = target.rpartition("/")
+        self.filesystem.create_dir(folder, recursive=True)
+        working = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
+        try:
+            with _flushed(working) as file:
+                file.write(data)
+            try:
+                os.link(working, target)
+            except FileExistsError:
+                # On NFS an answer may be lost, and the request sent again: the other name is then our own.
+                return os.stat(working).st_nlink > 1
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self.why_not_exclusive = f"the file system has no hard links ({error.strerror})"
+                if os.path.exists(target):
+                    return False
+                os.replace(working, target)
+            return True
+        finally:
+            with suppress(OSError):
+                os.unlink(working)
+
     @contextmanager
     def lock(self, folder: str) -> Iterator[None]:
         """Hold a folder for one process at a time, waiting for it, until the block or the process ends.
 
-        Local disks only: object stores have no such thing, and nothing is held there. Folders that are made for it are
-        gone afterwards if nothing was put into them.
+        Local disks only: object stores have no such thing, and nothing is held there (a run has a lease, see
+        `ugaf.columns.lease`). Folders that are made for it are gone afterwards if nothing was put into them.
         """
         if not isinstance(self.filesystem, pafs.LocalFileSystem):
             yield
@@ -249,10 +315,6 @@ class Storage:
 
         self._patiently(once, path)
 
-    def move(self, source: str, target: str) -> None:
-        """Give a file another name: a rename; on object stores a copy, which shows the object once it is whole."""
-        self._patiently(lambda: self.filesystem.move(self.path(source), self.path(target)), target)
-
     def _type(self, path: str) -> pafs.FileType:
         return self._patiently(lambda: self.filesystem.get_file_info(self.path(path)).type, path)
 
@@ -262,7 +324,7 @@ class Storage:
     def _patiently(self, call: Callable[[], Result], path: str) -> Result:
         def mend(fault: faults.Fault) -> None:
             if fault.kind == "refused":  # opened anew it takes the key that may have been renewed meanwhile
-                self._opened = None
+                self._opened = self._objects = None
 
         return faults.patiently(call, self.where(path), self.patience_s, mend)
 
@@ -282,8 +344,28 @@ class Storage:
             self._opened = open_filesystem(self.url)
         return self._opened
 
+    def _client(self) -> Objects | None:
+        """What writes to an object store; None for what is none, and where it cannot be used."""
+        if self._objects is None and self.why_not_exclusive is None:
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                return None
+            try:
+                self._objects = open_objects(location.opening(self.url), self.filesystem)
+            except UnavailableError as error:
+                self.why_not_exclusive = str(error)
+        return self._objects
+
     def _is_object_store(self) -> bool:
         return any(name in _OBJECT_STORES for name in _protocols(self.filesystem))
+
+
+@contextmanager
+def _flushed(path: str) -> Iterator[IO[bytes]]:
+    """A new local file, which is on the disk when the block ends."""
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _protocols(filesystem: pafs.FileSystem) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ugaf.columns.parts import FragmentValues
+from ugaf.columns.values import FragmentValues
 from ugaf.pipeline import distinct
 from ugaf.pipeline.rules import Rule
 

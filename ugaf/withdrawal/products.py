@@ -50,22 +50,21 @@ def rewrite(view: RunView, gone: Gone, notify: Callable[[str], None]) -> None:
     now, storage = products(view, settings), view.storage
     for product in _there(storage):
         root = product.root
-        with storage.lock(root):
-            folder.finish(storage, root)
-            folder.discard(storage, root)
-            if not _holds(storage, root, gone):
-                notify(f"{root}: {_STAYS}")
-            elif product not in now:
-                # What the pipeline that the folder was of before has exported, and this one cannot write anew.
-                for path in (*folder.exported_files(storage, root), f"{root}/{folder.MANIFEST}"):
-                    storage.remove(path)
-                notify(f"{root}: removed, since this pipeline does not write it")
-            else:
-                # To replace, since the exported may be of the withdrawn alone; the settings name all that is there.
-                all_there = earlier.with_earlier(settings, earlier.find(storage, root, product.noun))
-                card = product == now[-1]
-                summary = export_product(view, product, all_there, replace=True, notify=notify, with_card=card)
-                notify(f"{root}: {summary}")
+        folder.finish(storage, root)
+        folder.discard(storage, root)
+        if not _holds(storage, root, gone):
+            notify(f"{root}: {_STAYS}")
+        elif product not in now:
+            # What the pipeline that the folder was of before has exported, and this one cannot write anew.
+            for path in (*folder.exported_files(storage, root), f"{root}/{folder.MANIFEST}"):
+                storage.remove(path)
+            notify(f"{root}: removed, since this pipeline does not write it")
+        else:
+            # To replace, since the exported may be of the withdrawn alone; the settings name all that is there.
+            all_there = earlier.with_earlier(settings, earlier.find(storage, root, product.noun))
+            card = product == now[-1]
+            summary = export_product(view, product, all_there, replace=True, notify=notify, with_card=card)
+            notify(f"{root}: {summary}")
 
 
 _STAYS = "as they are: nothing of what is withdrawn is in them"

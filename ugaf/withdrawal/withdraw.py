@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from ugaf.base.errors import UgafError
 from ugaf.base.printing import counted
-from ugaf.columns import record, tombstones
+from ugaf.columns import lease, record, tombstones
 from ugaf.columns.addressing import WHOLE, Match, search
 from ugaf.columns.parts import REFS, SOURCES, Columns
 from ugaf.columns.survey import survey
@@ -101,6 +101,12 @@ def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
     """Carry it out: after this the run's folder has none of it, and knows it again."""
     if not planned.names:
         return
+    with lease.held(view.storage, "ugaf withdraw"):
+        _write_stones(view, planned, reason)
+        finish(view, notify)
+
+
+def _write_stones(view: RunView, planned: Plan, reason: str) -> None:
     columns = view.columns
     digests = _digests(columns, planned)
     when = datetime.now(UTC).strftime("%Y-%m-%d")
@@ -110,7 +116,6 @@ def withdraw(view: RunView, planned: Plan, reason: str, notify: Notify) -> None:
     names = sorted({name for names in planned.names.values() for name in names})
     task = Erasing(sorted(planned.names), sorted(planned.edits), places, names)
     Tombstones({**every.by_id, **{stone.id: stone for stone in new}}, [*every.erasing, task]).write(columns.storage)
-    finish(view, notify)
 
 
 def finish_interrupted(pipeline: Pipeline, notify: Notify) -> None:
@@ -126,6 +131,11 @@ def finish_interrupted(pipeline: Pipeline, notify: Notify) -> None:
 
 def finish(view: RunView, notify: Notify) -> None:
     """Do what is left of withdrawals: erase, write anew what was written from the run, forget the plain names."""
+    with lease.held(view.storage, "ugaf withdraw"):
+        _finish(view, notify)
+
+
+def _finish(view: RunView, notify: Notify) -> None:
     storage = view.storage
     every = Tombstones.read(storage)
     for task in every.erasing:

@@ -57,6 +57,11 @@ def changes(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+def wait(parser: argparse.ArgumentParser) -> None:
+    """For a command that writes in a run; `ugaf.columns.lease.scope` gets it."""
+    parser.add_argument("--wait", action="store_true", help="while another command works in the run, wait for its end")
+
+
 def replace_shards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace-shards",

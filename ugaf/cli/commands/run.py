@@ -25,6 +25,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="do the rows again that failed before")
     parser.add_argument("--no-export", action="store_true", help="stop before shards and report")
     arguments.replace_shards(parser)
+    arguments.wait(parser)
     parser.add_argument(
         "--max-failed",
         default="0.05",
@@ -48,12 +49,15 @@ def run(options: argparse.Namespace) -> int:
     from ugaf.cli.commands.terminal import console
     from ugaf.cli.progress.files import command_line
     from ugaf.cli.progress.live import Call
+    from ugaf.columns import lease
 
     most = endings.max_failed(options.max_failed)
     pipeline = asked.load(options)
     with Call(pipeline, console, options.progress, command_line(sys.argv[1:])) as call:
         call.say(f"[bold]{escape(pipeline.name)}[/] -> {escape(pipeline.output)}")
-        stages = _work(pipeline, options, call)
+        # One lease for columns, report and shards.
+        with lease.scope("ugaf run", options.wait, call.note):
+            stages = _work(pipeline, options, call)
         whole = not (options.stage or options.first or options.last)
         if whole:
             _check_nothing_waits(stages, {stage.name: stage.done for stage in call.tracker.state().stages})

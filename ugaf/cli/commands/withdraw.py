@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ugaf.cli.commands import arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ugaf.columns.view import RunView
 
 HELP = "take photographs out of a run with all that came of them: edits, shards, stored columns; never taken in again"
@@ -24,27 +27,41 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", metavar="FILE", help="a file with one of these in each line (-: standard input)")
     parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the funnel's rows and explain")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+    arguments.wait(parser)
     arguments.trust(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UgafError if one of the texts means no row, or several that do not lie in a folder of that name; StopRun
-    while a call works in the run's folder."""
+    """Raises UgafError if one of the texts means no row, or several that do not lie in a folder of that name; HeldError
+    while another command works in the run: it has photographs in hand, and would write again what is erased here."""
     from rich.markup import escape
 
     from ugaf.base.errors import UgafError
+    from ugaf.cli.commands import asked
+    from ugaf.cli.commands.terminal import console
+    from ugaf.columns import lease
+
+    listed = _lines(options.list) if options.list else []
+    if not (options.what or listed):
+        raise UgafError("name what is to be withdrawn: paths or ids, or a file of them with --list")
+    with ExitStack() as stack:
+        view = asked.view(options)
+        if not options.dry_run:
+            stack.enter_context(lease.scope("ugaf withdraw", options.wait, lambda line: console.print(escape(line))))
+            if stack.enter_context(lease.held(view.storage, "ugaf withdraw")).waited:
+                view = asked.view(options)
+        return _withdraw(view, options, listed)
+
+
+def _withdraw(view: RunView, options: argparse.Namespace, listed: Sequence[str]) -> int:
+    from rich.markup import escape
+
     from ugaf.base.printing import counted
     from ugaf.cli.commands import asked
     from ugaf.cli.commands.terminal import console
     from ugaf.columns.tombstones import is_unfinished
     from ugaf.withdrawal import withdraw as withdrawal
 
-    listed = _lines(options.list) if options.list else []
-    if not (options.what or listed):
-        raise UgafError("name what is to be withdrawn: paths or ids, or a file of them with --list")
-    view = asked.view(options)
-    if not options.dry_run:
-        _check_nobody_works(view)
     if not options.dry_run and is_unfinished(view.storage):
         console.print("an earlier withdrawal was interrupted: finishing it first")
         withdrawal.finish(view, lambda line: console.print(escape(line)))
@@ -64,16 +81,6 @@ def run(options: argparse.Namespace) -> int:
         are = "is" if pending == 1 else "are"
         console.print(f"{counted(pending, 'rows')} {are} pending (near-duplicates are judged anew): run it again")
     return 0
-
-
-def _check_nobody_works(view: RunView) -> None:
-    """A call at work has photographs in hand, and would write again what is erased here."""
-    from ugaf.base.errors import StopRun
-    from ugaf.cli.progress.files import last_call
-
-    call = last_call(view.storage)
-    if call is not None and call.at_work:
-        raise StopRun(f"{call.here} works in {view.path}: nothing is withdrawn until it has ended or is ended")
 
 
 def _lines(path: str) -> list[str]:

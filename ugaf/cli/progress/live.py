@@ -77,18 +77,8 @@ class Call(Watcher):
     def accepted(self) -> None:
         """The run's folder is this call's to write in: from here on there are `log.txt` and `progress.json`."""
         if self._beats is None:
-            other = self._last_call()
             self._beats = Heartbeat(self._storage, self._command)
-            if other is not None and other.at_work:
-                since = other.document.get("started")
-                self.note(f"{other.here} works in this folder, too, since {since}: what both do is done twice")
             self._beat("running")
-
-    def _last_call(self) -> files.LastCall | None:
-        try:
-            return files.last_call(self._storage)
-        except (OSError, StopRun):
-            return None
 
     def doing(self, what: str, waiting: Mapping[str, int] | None = None) -> None:
         """Something else begins, see `Tracker.doing`."""
