@@ -217,7 +217,7 @@ class _Machines:
         _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
         if self._pipeline.settings.engine.executor != "inline":
             self._watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
-            self._stack.enter_context(Session(self._options.address))
+            self._stack.enter_context(Session(self._options.address, self._watcher.lost))
             self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike)
             self.engine.check(parts, self._pipeline)
         self._stack.enter_context(self.servers)
