@@ -22,6 +22,7 @@ from ugaf.columns.survey import Survey, survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
+from ugaf.engine.metrics import RunMetrics
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
 from ugaf.engine.ray_engine import MakeTask, RayEngine, run_inline, watched
@@ -86,7 +87,7 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
@@ -131,6 +132,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             links = servers.need(servers_of(work.groups), on_ray=engine is not None)
             make_task = _task_maker(columns, found.fits, options, links)
             watcher.doing(_segment_text(number, len(parts), work), work.pending)
+            progress = machines.counted(work.pending, tell)
             if work.groups[0].whole_run:
                 _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
             elif engine is None:
@@ -141,6 +143,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
                 engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, progress)
                 for line in engine.news():
                     notify(line)
+            machines.counted({}, tell)
             watcher.doing("reading what is stored")
             found = survey(columns)
             if INGEST in (name for group in work.groups for name in group.stages):
@@ -202,6 +205,7 @@ class _Machines:
     ) -> None:
         self._watcher = watcher
         self.engine: RayEngine | None = None
+        self._metrics: RunMetrics | None = None
         self._on_cluster = cluster_address(options.address) is not None
         self.servers = RunningServers(pipeline, self._on_cluster, notify)
         self._pipeline = pipeline
@@ -220,7 +224,17 @@ class _Machines:
             self._stack.enter_context(Session(self._options.address, self._watcher.lost))
             self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike)
             self.engine.check(parts, self._pipeline)
+            stages = [INGEST, *(spec.name for spec in self._pipeline.stages)]
+            self._metrics = RunMetrics(self._pipeline.name, stages)
         self._stack.enter_context(self.servers)
+
+    def counted(self, waiting: Mapping[str, int], progress: Any) -> Any:
+        """A segment begins, with so many rows for each of its stages, or ends with none: `progress` that tells Ray's
+        metrics too, where Ray is."""
+        if self._metrics is None:
+            return progress
+        self._metrics.segment(waiting)
+        return self._metrics.beside(progress)
 
 
 def _run_whole(
