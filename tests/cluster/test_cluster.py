@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from places import ROOT
 from ray_heads import RAY, Head, started_head
 
@@ -51,22 +49,3 @@ def test_a_relative_output_on_a_cluster_is_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="must be a URL or an absolute path that every node shares"):
         runner.run(pipeline, runner.RunOptions(), lambda _: None, lambda _: None)
     assert not list(tmp_path.iterdir())
-
-
-def test_cluster_files_are_valid_and_pin_the_same_ray() -> None:
-    files = sorted((ROOT / "clusters").glob("*.yaml"))
-    assert len(files) >= 2
-    wanted = re.search(r"ray\[data,default\]==(\d+\.\d+)\.\*", (ROOT / "pyproject.toml").read_text())
-    assert wanted
-    for file in files:
-        assert isinstance(yaml.safe_load(file.read_text()), dict)
-        assert wanted[1] in file.read_text(), f"{file.name} pins another Ray"
-
-
-def test_the_cluster_s_dependencies_are_the_package_s() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    setup = yaml.safe_load((ROOT / "clusters" / "ray-cluster.yaml").read_text())["setup_commands"][0]
-    listed = {re.split(r"[\[<>=~]", word.strip('"'))[0] for word in setup.split()[2:]}
-    assert listed == {re.split(r"[\[<>=~]", name)[0] for name in project["dependencies"]}
