@@ -5,4 +5,6 @@ import sys
 from ugaf.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(["run", *sys.argv[1:]]))
+    # As if it had been typed: so it stands in the run's log, and ends as `ugaf run` does.
+    sys.argv.insert(1, "run")
+    raise SystemExit(main())

@@ -27,8 +27,12 @@ LAYERS = (
 )
 """Packages of ugaf, and `stages`, from the ground up."""
 RAY = {
+<<<<<<< HEAD
     "ugaf/engine/ray_engine.py", "ugaf/engine/monitor.py",
     "ugaf/engine/plan_watch.py", "ugaf/engine/session.py",
+=======
+    "ugaf/engine/ray_engine.py", "ugaf/engine/monitor.py", "ugaf/engine/session.py", "ugaf/engine/metrics.py",
+>>>>>>> w-clusters
     "ugaf/models/servers/supervisor.py", "ugaf/trainer/data/cache_writer.py", "ugaf/trainer/launch.py",
 }  # fmt: skip
 """Where Ray may be imported."""

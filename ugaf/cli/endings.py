@@ -49,6 +49,11 @@ def leave(status: int) -> NoReturn:
     """End the process now. The interpreter is not taken apart: a thread of Arrow's that still reads for nobody would
     abort the process meanwhile, and the exit status would say that the command crashed."""
     atexit._run_exitfuncs()
+    vanish(status)
+
+
+def vanish(status: int) -> NoReturn:
+    """End the process now, with nothing done that is registered for its end: what Ray has there waits for a head."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

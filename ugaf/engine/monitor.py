@@ -6,6 +6,7 @@ heavy is imported here: the actor's process would start later and hold it for th
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,12 @@ ONWARD = "onward"
 
 MERGED = "merged"
 """Among ingest's counts: sources that were exact duplicates of others, and became one row with them."""
+
+KINDS = "kinds"
+"""In a snapshot of a stage: its failed rows by the type of their error."""
+
+AT_WORK = "at_work"
+"""In a snapshot of a chain's first stage: fragments that workers have in hand there."""
 
 
 VERDICTS = ("kept", "rejected", "pending", "failed")
@@ -69,6 +76,7 @@ class Monitor:
         self._deaths: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
+        self._kinds: dict[str, Counter[str]] = {}
         self._starts: Counter[str] = Counter()
         self._problem = ("", STOPPED)
         self._put_off: Counter[str] = Counter()
@@ -116,6 +124,10 @@ class Monitor:
         """Rows that a worker has done: how many by verdict, and those that failed. Why the worker is to stop, if so."""
         self._counts.setdefault(stage, Counter()).update(counts)
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        kinds = self._kinds.setdefault(stage, Counter())
+        for row in failed:
+            kind = row.error.partition(":")[0]
+            kinds[kind if kind in kinds or len(kinds) < MOST_KINDS else "others"] += 1
         window = self._windows.setdefault(stage, Window(stage, self._stop_after_alike))
         good = sum(counts.get(verdict, 0) for verdict in VERDICTS[:3])
         return self._stopping(window.add(good, failed))
@@ -186,9 +198,19 @@ class Monitor:
         return {**self._rates, **{stage: self._seconds[stage] / count for stage, count in rows.items() if count}}
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Rows done in this session by stage: counts by verdict, and seconds of work."""
-        return {stage: {**counts, "seconds": self._seconds[stage]} for stage, counts in self._counts.items()}
+        """Rows done in this session by stage: counts by verdict, seconds of work, failures by kind; and what is in hand
+        (see AT_WORK)."""
+        found: dict[str, dict[str, Any]] = {
+            stage: {**counts, "seconds": self._seconds[stage], KINDS: dict(self._kinds[stage])}
+            for stage, counts in self._counts.items()
+        }
+        for name, count in Counter(re.split(r"[+\[]", chain)[0] for chain, _ in self._open).items():
+            found.setdefault(name, {})[AT_WORK] = count
+        return found
 
+
+MOST_KINDS = 20
+"""Of a stage's errors, so many types are counted by name: each is a time series of its own."""
 
 REASONS = 1000
 """Most different reasons and lines that are kept."""

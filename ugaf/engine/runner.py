@@ -22,6 +22,7 @@ from ugaf.columns.survey import Survey, survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
+from ugaf.engine.metrics import RunMetrics
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
 from ugaf.engine.ray_engine import MakeTask, Pending, RayEngine, Work, run_inline, watched
@@ -91,7 +92,7 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> None:
     _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
@@ -104,10 +105,10 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             check_recorded(Columns(storage, pipeline))
         if taken_over:
             notify(taken_over)
-        _run_held(Columns(storage, pipeline, mine.fence), options, progress, notify, watcher)
+        _run_held(Columns(storage, pipeline, mine.fence), options, tell, notify, watcher)
 
 
-def _run_held(columns: Columns, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> None:
     pipeline = columns.pipeline
     allowed = _allowed(pipeline, options)
     if columns.storage.exists(record.RUN_FILE):
@@ -141,7 +142,7 @@ def _run_held(columns: Columns, options: RunOptions, progress: Any, notify: Noti
                     break
                 machines.ready([work.groups, *parts[number + 1 :]])
                 before = found.measured.total()
-                again = _do(columns, found, work, parts, number, options, machines, monitor, progress)
+                again = _do(columns, found, work, parts, number, options, machines, monitor, tell)
                 watcher.doing("reading what is stored")
                 found = survey(columns)
                 columns.check()
@@ -163,7 +164,7 @@ def _do(
     options: RunOptions,
     machines: _Machines,
     monitor: Monitor,
-    progress: Any,
+    tell: Any,
 ) -> str:
     """Do the work of a segment. Returns why what is left of it is to be done anew, "" if that would be of no use."""
     pipeline, engine, servers, watcher = columns.pipeline, machines.engine, machines.servers, machines.watcher
@@ -173,6 +174,7 @@ def _do(
     links = servers.need(servers_of(work.groups), on_ray=engine is not None)
     make_task = _task_maker(columns, found.fits, options, links)
     watcher.doing(_segment_text(number, len(parts), work), work.pending)
+    progress = machines.counted(work.pending, tell)
     again, news = "", monitor.news
     if work.groups[0].whole_run:
         _run_whole(columns, found, work.groups[0], options, engine or monitor, progress)
@@ -181,6 +183,7 @@ def _do(
     else:
         again = engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, found.rates, progress)
         news = engine.news
+    machines.counted({}, tell)
     for line in news():
         machines.notify(line)
     return again
@@ -242,6 +245,7 @@ class _Machines:
         self.watcher = watcher
         self.notify = notify
         self.engine: RayEngine | None = None
+        self._metrics: RunMetrics | None = None
         self._on_cluster = cluster_address(options.address) is not None
         self.servers = RunningServers(pipeline, self._on_cluster, notify)
         self._pipeline = pipeline
@@ -257,10 +261,20 @@ class _Machines:
         _check_installed(self._pipeline, [group for part in parts for group in part], self._options)
         if self._pipeline.settings.engine.executor != "inline":
             self.watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
-            self._stack.enter_context(Session(self._options.address))
+            self._stack.enter_context(Session(self._options.address, self.watcher.lost))
             self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike, elastic=self._on_cluster)
             self.engine.check(parts, self._pipeline)
+            stages = [INGEST, *(spec.name for spec in self._pipeline.stages)]
+            self._metrics = RunMetrics(self._pipeline.name, stages)
         self._stack.enter_context(self.servers)
+
+    def counted(self, waiting: Mapping[str, int], progress: Any) -> Any:
+        """A segment begins, with so many rows for each of its stages, or ends with none: `progress` that tells Ray's
+        metrics too, where Ray is."""
+        if self._metrics is None:
+            return progress
+        self._metrics.segment(waiting)
+        return self._metrics.beside(progress)
 
 
 def _run_whole(

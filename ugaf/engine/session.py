@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ugaf.base.errors import StopRun
+from ugaf.engine.head_watch import HeadWatch
 from ugaf.engine.plan import Machine
 
 OBJECT_STORE_BYTES = 160 << 20
@@ -35,12 +36,15 @@ class Session:
     """Connected to Ray for as long as the `with` block lasts.
 
     address: a cluster's address; None starts Ray here, unless RAY_ADDRESS (which a submitted job has) names one. A
-    process that is connected stays where it is.
+    process that is connected stays where it is. lost: called from a thread, with the reason, when the head of Ray is
+    gone: Ray ends this process soon.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, lost: Callable[[str], None] | None = None) -> None:
         self.address = cluster_address(address) or "local"
         self._own = False
+        self._lost = lost
+        self._watch: HeadWatch | None = None
 
     def __enter__(self) -> Session:
         """Raises StopRun where Ray does not start, or cannot be reached."""
@@ -64,11 +68,16 @@ class Session:
             ray.shutdown()
             raise
         self._own = True
+        if self._lost is not None:
+            self._watch = HeadWatch(ray.get_runtime_context().gcs_address, self._lost).__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
+        if self._watch is not None:
+            self._watch.__exit__()
+            self._watch = None
         if self._own:
             ray.shutdown()
         self._own = False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ugaf.base.printing import complain
+
 
 class Watcher:
-    """Watches nothing. Methods are called from the runner's thread."""
+    """Watches nothing. Methods are called from the runner's thread, but for `lost`."""
 
     def accepted(self) -> None:
         """The run is not refused: its folder may be written to. Called once or more."""
@@ -16,3 +18,7 @@ class Watcher:
 
         waiting: for a segment of stages, in order, the rows that are there for each.
         """
+
+    def lost(self, why: str) -> None:
+        """The head of Ray is gone, and Ray will end this process without a word. Called from a thread of its own."""
+        complain("ugaf", why)

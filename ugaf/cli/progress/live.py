@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from ugaf.base.errors import StopRun, exit_status
+from ugaf.base.errors import STOPPED, StopRun, exit_status
 from ugaf.base.location import scrub
 from ugaf.base.printing import complain
+from ugaf.cli import endings
 from ugaf.cli.progress import files, shown
 from ugaf.cli.progress.files import Heartbeat, RunLog
 from ugaf.cli.progress.tracker import Snapshot, State, Tracker, ended
@@ -31,6 +32,9 @@ FINISHED = (0, 3, 4)
 """Exit statuses of a call that did all it was asked for, whatever came out."""
 
 _TICK_S = 0.25
+
+_LAST_WORD_S = 10.0
+"""For the files of a call that ends at once."""
 
 
 class Call(Watcher):
@@ -125,6 +129,16 @@ class Call(Watcher):
         self._record(f"exit code {status}" + (f": {message}" if message else ""))
         end = {"exit_code": status, **({"message": scrub(message)} if message else {})}
         self._beat("stopped" if status not in FINISHED else "done", **end)
+
+    def lost(self, why: str) -> None:
+        """The head of Ray is gone: the call ends here and now, with a word, before Ray ends it without one."""
+        message = f"{why}: {endings.GOES_ON}"
+        # A store that does not answer either must not keep it.
+        last = threading.Thread(target=self.finish, args=(STOPPED, message), daemon=True)
+        last.start()
+        last.join(_LAST_WORD_S)
+        complain("ugaf", message)
+        endings.vanish(STOPPED)
 
     def _quiet(self) -> None:
         """End the display and its thread."""
