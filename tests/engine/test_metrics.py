@@ -67,10 +67,10 @@ def test_what_waits_is_what_was_there_and_what_the_stage_before_handed_on(told: 
     metrics.segment({"ingest": 10, "a": 2})
     metrics.update({"ingest": {"kept": 4, "merged": 1, ONWARD: 4, AT_WORK: 1}, "a": {"kept": 3, ONWARD: 3}})
     assert [told["ugaf_rows_waiting", name] for name in ("ingest", "a", "b")] == [5, 3, 0]
-    assert told["ugaf_fragments_at_work", "ingest"] == 1
+    assert told["ugaf_units_at_work", "ingest"] == 1
     metrics.segment({})
     assert [told["ugaf_rows_waiting", name] for name in ("ingest", "a", "b")] == [0, 0, 0]
-    assert told["ugaf_fragments_at_work", "ingest"] == 0
+    assert told["ugaf_units_at_work", "ingest"] == 0
     # In another segment b waits for what it was given, not for what was handed on before.
     metrics.segment({"b": 5})
     assert told["ugaf_rows_waiting", "b"] == 5

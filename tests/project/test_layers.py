@@ -27,12 +27,8 @@ LAYERS = (
 )
 """Packages of ugaf, and `stages`, from the ground up."""
 RAY = {
-<<<<<<< HEAD
-    "ugaf/engine/ray_engine.py", "ugaf/engine/monitor.py",
+    "ugaf/engine/ray_engine.py", "ugaf/engine/monitor.py", "ugaf/engine/metrics.py",
     "ugaf/engine/plan_watch.py", "ugaf/engine/session.py",
-=======
-    "ugaf/engine/ray_engine.py", "ugaf/engine/monitor.py", "ugaf/engine/session.py", "ugaf/engine/metrics.py",
->>>>>>> w-clusters
     "ugaf/models/servers/supervisor.py", "ugaf/trainer/data/cache_writer.py", "ugaf/trainer/launch.py",
 }  # fmt: skip
 """Where Ray may be imported."""

@@ -33,7 +33,7 @@ class RunMetrics:
         self._failures = metrics.Counter("ugaf_failures", "Rows that failed, by kind of error.", (*keys, "kind"))
         self._seconds = metrics.Counter("ugaf_stage_seconds", "Seconds of work, summed over workers.", keys)
         self._waiting = metrics.Gauge("ugaf_rows_waiting", "Rows that are there for a stage and not done.", keys)
-        self._at_work = metrics.Gauge("ugaf_fragments_at_work", "Fragments that workers have in hand.", keys)
+        self._at_work = metrics.Gauge("ugaf_units_at_work", "Units of work that workers have in hand.", keys)
         self._seen: dict[tuple[str, ...], float] = {}
         self._asked: dict[str, int] = {}
         self._before: dict[str, tuple[int, int]] = {}
