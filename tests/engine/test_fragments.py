@@ -14,7 +14,8 @@ from engine_tools import counts, go, make_photos, pipeline, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugaf.columns.parts import INGEST, SOURCES, Columns, fragment_name, fragment_order
+from ugaf.columns.fragments import fragment_name, fragment_order
+from ugaf.columns.parts import INGEST, SOURCES, Columns
 from ugaf.columns.view import RunView
 from ugaf.engine import cutting
 from ugaf.engine.cutting import count_new, cut

@@ -23,7 +23,8 @@ from places import PATHS
 from ugaf import cli
 from ugaf.base.errors import ConfigError
 from ugaf.cli.main import _parser
-from ugaf.columns.parts import SOURCES, Columns, fragment_order
+from ugaf.columns.fragments import fragment_order
+from ugaf.columns.parts import SOURCES, Columns
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
 from ugaf.engine.cutting import count_new, cut, listed

@@ -32,7 +32,7 @@ from ugaf.export import export
 from ugaf.imaging import images
 from ugaf.pipeline.config import Pipeline
 from ugaf.report import write_report
-from ugaf.storage import Storage, objects, store
+from ugaf.storage import Storage, local, objects
 
 STAGES = [f"engine_stages:{name}" for name in ("Mean", "Halves", "Flip")]
 EXPORT = {"formats": ["parquet", "webdataset"], "adapters": ["diffsynth"]}
@@ -81,7 +81,7 @@ class _Local(io.BytesIO):
 
 @contextmanager
 def failing_disk(after: int) -> Iterator[None]:
-    flushed = store._flushed
+    flushed = local.flushed
 
     @contextmanager
     def limited(path: str) -> Iterator[IO[bytes]]:
@@ -89,7 +89,7 @@ def failing_disk(after: int) -> Iterator[None]:
             yield _Local(file, after)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_flushed", limited)
+        patch.setattr(local, "flushed", limited)
         yield
 
 

@@ -1,10 +1,9 @@
 """The columns of a run: one folder a stage, one folder in it a fragment, part files in that.
 
 A part holds new columns of some rows of one fragment, and is written in one atomic step: it is the only record that the
-work was done. Its name is derived from the ids in it, so the same work written twice is one file, and it replaces none:
-the first to commit a row's columns has them. A fragment's name is derived from its sources (`fragment_name`), so that
-a part speaks for those that it was read from and for no others. A stage that fans out has one row for each row it was
-given, with its child rows in a list column, so that a row without children is known.
+work was done. Its name is derived from the ids in it, so the same work written twice is one file, the first. A
+fragment's name is derived from its sources (`fragments`), so a part speaks for those that it was read from alone. A
+stage that fans out has one row for each it was given, with child rows in a list column: one without is known.
 
 Where a row stands in several parts (a retry), the later attempt wins over the earlier, and success over failure.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from ugaf.base.errors import UgafError
 from ugaf.base.location import scrub
 from ugaf.columns.code_digest import FACT, code_digest
+from ugaf.columns.fragments import fragment_order, is_fragment
 from ugaf.columns.lease import Fence
 from ugaf.columns.origins import Runs, runs_of
 from ugaf.columns.remembered import Light, Remembered
@@ -34,7 +33,6 @@ from ugaf.storage.store import light_columns, open_parquet, parquet_bytes
 
 Result = TypeVar("Result")
 
-_FRAGMENT = re.compile(r"(\d+)(?:-[0-9a-f]{16})?")
 CHILDREN = "children"
 SOURCES = "sources"
 SUCCESS = 1_000_000
@@ -59,21 +57,6 @@ def part_schema(pipeline: Pipeline, stage: str) -> pa.Schema:
 def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
     """Columns of image size, which are read only for the rows that need them."""
     return tuple(field.name for field in schema if pa.types.is_large_binary(field.type))
-
-
-def fragment_name(number: int, sources: Iterable[bytes]) -> str:
-    """The name of a fragment that is cut as this one in turn: `000000012-3f2a9c…`.
-
-    The number is its place in the order of arrival; two cuts at once may give one number to two fragments, which are
-    then in the order of their hashes. The hash is of the digests of its sources, so that equal names are equal lists.
-    Fragments of earlier versions have a number of six digits and no hash.
-    """
-    return f"{number:09d}-{hashlib.blake2b(b''.join(sources), digest_size=8).hexdigest()}"
-
-
-def fragment_order(name: str) -> tuple[int, str]:
-    """What fragments are sorted by: by number, never as text alone, for a number may outgrow its digits."""
-    return int(name.partition("-")[0]), name
 
 
 class Columns:
@@ -103,14 +86,13 @@ class Columns:
         return self.pipeline.stage(stage).folder
 
     def fragments(self) -> list[str]:
-        """Names of all fragments that were cut, in the order of their arrival."""
+        """Names of all fragments, in the order of their arrival."""
         names = (name.removesuffix(".parquet") for name in self.storage.list(SOURCES) if name.endswith(".parquet"))
-        return sorted((name for name in names if _FRAGMENT.fullmatch(name)), key=fragment_order)
+        return sorted((name for name in names if is_fragment(name)), key=fragment_order)
 
     def sources(self, fragment: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The sources that were cut into a fragment, or some columns of them (see `SourceRef.to_table`)."""
-        path = f"{SOURCES}/{fragment}.parquet"
-        names = None if columns is None else list(columns)
+        path, names = f"{SOURCES}/{fragment}.parquet", None if columns is None else list(columns)
         return _parquet(self.storage, path, lambda file: file.read(columns=names, use_threads=False))
 
     def origins(self, fragment: str) -> Runs:
@@ -137,8 +119,7 @@ class Columns:
     ) -> str:
         """Write one part; `rows` hold the columns of `part_schema` (absent ones become null). Returns its path.
 
-        A part of the same rows that is there stays, and this one is dropped: the same work was done twice. Rows that
-        were tried again get a further attempt, since their outcome may be another one.
+        Where the same work was done before, that part stays. Rows that were tried again get a further attempt.
 
         `seconds` of work is kept in the file, for the report's rates, and so is the digest of the `code` that made the
         columns: by default that of this process, "" if it is not known.

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ugaf.columns import lease, origins
+from ugaf.columns.fragments import fragment_name, fragment_order
 from ugaf.columns.origins import Origin
-from ugaf.columns.parts import SOURCES, Columns, fragment_name, fragment_order
+from ugaf.columns.parts import SOURCES, Columns
 from ugaf.columns.tombstones import buried_in
 from ugaf.engine.watcher import Watcher
 from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources

@@ -9,16 +9,12 @@ fails takes away what itself has made, and nothing else.
 from __future__ import annotations
 
 import base64
-import errno
 import io
 import logging
 import os
 import re
-import threading
 import uuid
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -29,13 +25,13 @@ import pyarrow.fs as pafs
 from ugaf.base import faults, location
 from ugaf.base.errors import ConfigError
 from ugaf.base.location import Location, scrub
+from ugaf.storage import local
 from ugaf.storage.objects import Objects, UnavailableError, open_objects
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 Names = list[str]
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -47,8 +43,6 @@ _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _REMOTE_READERS = 16
 _SECOND_LOOKS = 2
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "az", "oci", "memory")
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
-"""What a file system says that has no hard links."""
 
 
 def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
@@ -219,13 +213,13 @@ class Storage:
         """A file under a temporary name, which gets its own when the block ends; one that raises takes it away."""
         target = self.path(path)
         folder, _, name = target.rpartition("/")
-        local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        here = isinstance(self.filesystem, pafs.LocalFileSystem)
         if not self._is_object_store():
             self.filesystem.create_dir(folder, recursive=True)
         working = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
         try:
-            if local:
-                with _flushed(working) as file:
+            if here:
+                with local.flushed(working) as file:
                     yield file
                 os.replace(working, target)
             else:
@@ -243,21 +237,11 @@ class Storage:
         self.filesystem.create_dir(folder, recursive=True)
         working = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
         try:
-            with _flushed(working) as file:
+            with local.flushed(working) as file:
                 file.write(data)
-            try:
-                os.link(working, target)
-            except FileExistsError:
-                # On NFS an answer may be lost, and the request sent again: the other name is then our own.
-                return os.stat(working).st_nlink > 1
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                self.why_not_exclusive = f"the file system has no hard links ({error.strerror})"
-                if os.path.exists(target):
-                    return False
-                os.replace(working, target)
-            return True
+            created, why = local.take_name(working, target)
+            self.why_not_exclusive = why or self.why_not_exclusive
+            return created
         finally:
             with suppress(OSError):
                 os.unlink(working)
@@ -272,20 +256,8 @@ class Storage:
         if not isinstance(self.filesystem, pafs.LocalFileSystem):
             yield
             return
-        import fcntl
-
-        place = Path(self.path(folder))
-        made = [path for path in (place, *place.parents) if not path.exists()]
-        self.filesystem.create_dir(self.path(folder), recursive=True)
-        handle = os.open(self.path(folder), os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with local.locked(Path(self.path(folder))):
             yield
-        finally:
-            os.close(handle)
-            with suppress(OSError):  # the first one that holds something ends it
-                for path in made:
-                    path.rmdir()
 
     @property
     def readers(self) -> int:
@@ -359,15 +331,6 @@ class Storage:
         return any(name in _OBJECT_STORES for name in _protocols(self.filesystem))
 
 
-@contextmanager
-def _flushed(path: str) -> Iterator[IO[bytes]]:
-    """A new local file, which is on the disk when the block ends."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _protocols(filesystem: pafs.FileSystem) -> tuple[str, ...]:
     if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
         protocol = filesystem.handler.fs.protocol
@@ -427,29 +390,6 @@ def light_columns(file: ParquetFile, names: Sequence[str]) -> pa.Table:
         if set(names) <= set(table.column_names):
             return table.select(list(names))
     return file.read(columns=list(names), use_threads=False).select(list(names))
-
-
-def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], readers: int, under_way: int | None = None
-) -> Generator[Result, None, None]:
-    """Map in order, with so many threads and so many results made ahead (two a thread); one thread alone is none."""
-    if readers <= (1 if under_way is None else 0):
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    stop = threading.Event()
-    with ThreadPoolExecutor(readers, initializer=faults.wait_until, initargs=(stop,)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= (under_way or 2 * readers):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            # Where one has given up, the others wait for the store no longer.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_parquet(data: bytes) -> pa.Table:
