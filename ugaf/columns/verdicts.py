@@ -203,6 +203,18 @@ def duplicates(columns: Columns, fragments: Sequence[str]) -> dict[str, set[str]
     return out
 
 
+def superseded(columns: Columns, fragments: Sequence[str], failed: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+    """Of these failed rows (fragment, id), those that stand in one of these fragments in a new version, by fragment."""
+    rows, by_fragment = [], dict[str, list[str]]()
+    for fragment, key in failed:
+        by_fragment.setdefault(fragment, []).append(key)
+    for fragment, ids in by_fragment.items():
+        table, _ = columns.light(INGEST, fragment, [SOURCES])
+        names = dict(zip(table.column("id").to_pylist(), table.column(SOURCES).to_pylist(), strict=True))
+        rows += [(fragment, key, set(names.get(key) or ())) for key in ids]
+    return _superseded(columns, fragments, rows)
+
+
 def _superseded(
     columns: Columns, fragments: Sequence[str], failed: Sequence[tuple[str, str, set[str]]]
 ) -> dict[str, set[str]]:

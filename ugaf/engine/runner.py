@@ -18,7 +18,8 @@ from ugaf.columns import record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
-from ugaf.columns.survey import Survey, survey
+from ugaf.columns.snapshot import Snapshot, Snapshots
+from ugaf.columns.survey import Survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
@@ -61,8 +62,10 @@ class SegmentWork:
     pending: dict[str, int]
 
 
-def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None) -> None:
-    """Do all that is pending.
+def run(
+    pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None
+) -> Snapshot | None:
+    """Do all that is pending. Returns the run as it is then, where that was read as a whole.
 
     progress: gets a Monitor snapshot a few times a second. notify: gets a line now and then. watcher: is told what is
     being done.
@@ -73,7 +76,7 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     Raises StopRun where the run was stopped and the same call goes on.
     """
     try:
-        _run(pipeline, options, progress, notify, watcher or Watcher())
+        return _run(pipeline, options, progress, notify, watcher or Watcher())
     except StopRun as stop:
         # No worker is left that could write another such row.
         for alike in stop.doubtful:
@@ -86,7 +89,9 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> None:
+def _run(
+    pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher
+) -> Snapshot | None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
@@ -109,7 +114,8 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
         if INGEST in allowed:
             _take_in(columns, parts, machines, notify, watcher)
         watcher.doing("reading what is stored")
-        found = survey(columns)
+        snapshots = Snapshots(columns)
+        found = snapshots.survey()
         if (missing := found.missing_inputs(pipeline, options.first)) is not None:
             raise ConfigError(missing)
         record.save(columns, found.fits, found.inputs)
@@ -142,10 +148,11 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
                 for line in engine.news():
                     notify(line)
             watcher.doing("reading what is stored")
-            found = survey(columns)
+            found = snapshots.survey()
             if INGEST in (name for group in work.groups for name in group.stages):
                 _note_unknown_tasks(columns, notify)
             record.save(columns, found.fits, found.inputs)
+        return snapshots.latest
 
 
 def _segment_text(number: int, of: int, work: SegmentWork) -> str:
