@@ -50,7 +50,7 @@ class Snapshots:
         self.columns = columns
         self.latest: Snapshot | None = None
         self._listed: dict[str, dict[str, Files]] = {}
-        writes = writes and _writable(columns)
+        writes = self.writes = writes and _writable(columns)
 
         def shelf(stage: str, read: _Reading) -> Shelf:
             return Shelf(columns.storage, columns.folder(stage), wanted(columns.pipeline, stage), read, writes)
@@ -103,7 +103,7 @@ class Snapshot:
     """A run at one moment. fragments: all that were cut, in order. key: stands for all that is stored of them."""
 
     def __init__(self, of: Snapshots, fragments: Sequence[str], states: Mapping[str, Mapping[str, bytes]]) -> None:
-        self.columns = of.columns
+        self.columns, self.writes = of.columns, of.writes
         self.fragments = list(fragments)
         self._shelves = of.shelves
         self._sources = of.sources
@@ -174,14 +174,15 @@ class Snapshot:
                     at = np.repeat(np.arange(len(group)), shelf.counts(section, group))[hit]
                     found.update(group[number] for number in np.unique(at).tolist())
         # A name of a duplicate is one of the row that speaks for it.
-        found |= self._holders({key for fragment in found for key in self.skips.get(fragment, ())})
+        found |= self.holding({key for fragment in found for key in self.skips.get(fragment, ())})
         return [fragment for fragment in self.fragments if fragment in found]
 
     def _with_ids(self) -> list[tuple[Shelf, str]]:
         fans = [spec for spec in self.columns.pipeline.stages if spec.cls.fans_out]
         return [(self._shelves[INGEST], ROWS), *((self._shelves[spec.name], KIDS) for spec in fans)]
 
-    def _holders(self, ids: Collection[str]) -> set[str]:
+    def holding(self, ids: Collection[str]) -> set[str]:
+        """Fragments that hold photographs with these ids, duplicates too."""
         if not ids:
             return set()
         wanted_ids, shelf = keys.of_texts(sorted(ids)), self._shelves[INGEST]

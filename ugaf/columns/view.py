@@ -157,6 +157,13 @@ class RunView:
         for fragment in some if len(some) <= FEW else ():
             yield judge(self.columns, fragment, skip=self.skips.get(fragment, ()), fits=self.fits)
 
+    def holding(self, ids: Collection[str], others: Collection[str] = ()) -> list[str]:
+        """Fragments that may hold photographs with these ids, and these others, in order."""
+        if self.snapshot is None:
+            return self.fragments if ids or others else []
+        some = self.snapshot.holding(ids) | set(others)
+        return [fragment for fragment in self.fragments if fragment in some]
+
     def funnel(self) -> list[StageCounts]:
         """Every stage's account, ingest first, checked: no row is lost or counted twice."""
         if self.snapshot is not None:
