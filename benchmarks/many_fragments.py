@@ -3,10 +3,11 @@
     python benchmarks/many_fragments.py [--fragments 2000] [--rows 256] [--folder DIR]
 
 Writes a run's folder of so many fragments (no image in it: ids and measures are drawn at random, every row measured by
-every stage), then asks of it, one command after the other: `status` with no snapshot and with one, `explain` by id and
-by name, `plan`, `run` with nothing to do, `run` with one photograph more, and `status` after it. The stages are those of
-curation that look at one photograph at a time, with quantile rules, so that each photograph moves every bound. A folder
-that is there already is grown to the size asked for.
+every stage), then asks of it, one command after the other: `run` with no snapshot, `status`, `run` with nothing to do
+and with one photograph more, `status` after it, `explain` by id and by name, `plan`. The stages are those of curation
+that look at one photograph at a time, with quantile rules, so that each photograph moves every bound. A folder that is
+there already is grown to the size asked for. To see how a command grows where millions of files would take hours to
+write, `--hollow 23438` adds fragments whose files are empty: packs say of them what they say of the real ones.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from ugaf.columns import origins  # noqa: E402
+from ugaf.columns import keys, origins, packing, packs  # noqa: E402
 from ugaf.columns.origins import Origin  # noqa: E402
 from ugaf.columns.packs import FOLDER  # noqa: E402
 from ugaf.columns.parts import REFS, SOURCES, Columns, heavy_columns, part_schema  # noqa: E402
+from ugaf.columns.snapshot import Snapshots  # noqa: E402
 from ugaf.imaging import images  # noqa: E402
 from ugaf.ingest import SourceRef  # noqa: E402
 from ugaf.pipeline import config  # noqa: E402
@@ -49,10 +51,11 @@ QUANTILES: dict[str, Any] = {
     "contrast": {"min_quantile": 0.02},
     "noise_level": {"max_quantile": 0.98},
     "sharpness": {"min": 0.01},
-    **dict.fromkeys(("texture", "colourfulness")),
-    **dict.fromkeys(("clipped_dark", "clipped_bright", "border", "grey_share"), {"max": 0.99}),
+    "texture": None,
+    "colourfulness": None,
+    **{name: {"max": 0.99} for name in ("clipped_dark", "clipped_bright", "border", "grey_share")},
 }
-VALID: dict[str, Any] = {**dict.fromkeys(("code_area", "collage", "frame"), {"max": 0.99}), "rotation": None}
+VALID: dict[str, Any] = {**{name: {"max": 0.99} for name in ("code_area", "collage", "frame")}, "rotation": None}
 STAGES: list[Any] = [
     {"curation.resolution": {"keep": {"short_side": {"min": 0.01}}}},
     "curation.provenance",
@@ -61,6 +64,7 @@ STAGES: list[Any] = [
     "curation.signature",
 ]
 PHOTOGRAPHS = "/photographs"
+QUIET = ("--no-export", "--progress", "none")
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -136,6 +140,55 @@ def make(folder: Path, fragments: int, rows: int) -> None:
         list(pool.imap_unordered(write, chunks))
 
 
+def hollow(folder: Path, fragments: int, real: int) -> None:
+    """Let the folder have so many fragments by ones whose files are empty, and are never opened: packs say of them what
+    they say of the real ones, with other ids."""
+    pipeline = config.parse(document(folder))
+    columns = Columns(Storage(pipeline.output), pipeline)
+    known = Snapshots(columns)
+    assert known.now() is not None
+    kinds = {stage: columns.folder(stage) for stage in known.shelves}
+    for kind in kinds.values():
+        for number in range(real, fragments):
+            place = Path(pipeline.output, kind, f"{number:06d}")
+            place.mkdir(exist_ok=True)
+            (place / "part-000-hollow.parquet").touch()
+    for number in range(real, fragments):
+        Path(pipeline.output, SOURCES, f"{number:06d}.parquet").touch()
+    now = known.states()
+    shelves = {SOURCES: known.sources, **known.shelves}
+    for copy, start in enumerate(range(real, fragments, packs.FRAGMENTS), 1):
+        names = [f"{number:06d}" for number in range(start, min(fragments, start + packs.FRAGMENTS))]
+        of = [f"{number:06d}" for number in range(len(names))]
+        for kind, shelf in shelves.items():
+            sections = {}
+            for section in [packing.ROWS] + [packing.NAMES] * (kind == INGEST):
+                table = shelf.rows(section, of)
+                for place, name in enumerate(table.column_names):
+                    if name in ("id", "digest"):
+                        ids = keys.of_column(table.column(name))
+                        other = keys.Keys((ids.high & ~np.uint64(0xFFFF)) | np.uint64(copy), ids.low)
+                        table = table.set_column(place, name, other.column())
+                sections[section] = table.combine_chunks()
+            columns_of = {
+                name: [shelf.fact(name)[number] for number in range(len(names))] for name in shelf_facts(shelf)
+            }
+            facts = pa.table(
+                {
+                    "fragment": names,
+                    "state": pa.array([now[kind][name] for name in names], pa.binary(16)),
+                    **columns_of,
+                    **{f"rows {section}": shelf.counts(section, of) for section in sections},
+                }
+            )
+            shelf._save(packs.Pack(shelf.columns, facts, sections=sections))
+
+
+def shelf_facts(shelf: packs.Shelf) -> list[str]:
+    pack = next(iter(shelf._live.values()))[0]
+    return [name for name in pack.facts.column_names if name not in ("fragment", "state") and name[:5] != "rows "]
+
+
 def _split(numbers: list[int]) -> list[list[int]]:
     """Runs of neighbours, of at most 200."""
     out: list[list[int]] = []
@@ -165,7 +218,10 @@ def measure(label: str, fragments: int, arguments: list[str]) -> None:
     _, status, used = os.wait4(process.pid, 0)
     wall, cpu = time.perf_counter() - began, used.ru_utime + used.ru_stime
     each = 1000 * cpu / fragments
-    print(f"{label:34} {cpu:8.1f} s CPU {wall:8.1f} s {used.ru_maxrss / 1024:7.0f} MB {each:7.2f} ms a fragment", flush=True)
+    print(
+        f"{label:34} {cpu:8.1f} s CPU {wall:8.1f} s {used.ru_maxrss / 1024:7.0f} MB {each:7.2f} ms a fragment",
+        flush=True,
+    )
     if status:
         print(said)
 
@@ -173,28 +229,37 @@ def measure(label: str, fragments: int, arguments: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fragments", type=int, default=2000)
+    parser.add_argument("--hollow", type=int, default=0, metavar="N", help="so many by fragments that packs alone know")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/many_fragments"))
     options = parser.parse_args()
     folder, fragments = options.folder.resolve(), options.fragments
     began = time.perf_counter()
     make(folder, fragments, options.rows)
-    shutil.rmtree(folder / "run" / FOLDER, ignore_errors=True)
+    if not options.hollow:
+        shutil.rmtree(folder / "run" / FOLDER, ignore_errors=True)
     for old in (folder / "more").glob("*.jpg"):
         old.unlink()
     photograph(folder, time.time_ns() % 1_000_000)
     pipeline = folder / "many.yaml"
     pipeline.write_text(yaml.safe_dump(document(folder), sort_keys=False))
+    if options.hollow:
+        (folder / "run" / "run.yaml").exists() or measure(
+            "run, to begin with", fragments, ["run", str(pipeline), *QUIET]
+        )
+        hollow(folder, options.hollow, fragments)
+        fragments = options.hollow
     print(f"{fragments:,} fragments of {options.rows} rows, made in {time.perf_counter() - began:.0f} s", flush=True)
     run = str(folder / "run")
-    again = ["run", str(pipeline), "--no-export", "--progress", "none"]
-    measure("run, no snapshot yet", fragments, again)
+    again = ["run", str(pipeline), *QUIET]
+    if not options.hollow:
+        measure("run, no snapshot yet", fragments, again)
     measure("status", fragments, ["status", run])
     measure("run, nothing to do", fragments, again)
     photograph(folder, time.time_ns() % 1_000_000 + 1_000_000)
     measure("run, one photograph more", fragments, again)
     measure("status after it", fragments, ["status", run])
-    key = hashlib.blake2b(f"{fragments // 2}/0".encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(f"{options.fragments // 2}/0".encode(), digest_size=16).hexdigest()
     measure("explain, by id", fragments, ["explain", key, "--run", run])
     measure("explain, by the name of a file", fragments, ["explain", f"{key[:12]}.jpg", "--run", run])
     measure("plan", fragments, ["plan", str(pipeline)])

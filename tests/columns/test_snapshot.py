@@ -31,7 +31,10 @@ SETTINGS: list[dict[str, Any]] = [
     {},
     {FIRST: {"a": {"min": 0.2}, "word": {"one_of": ["fine"]}}},
     {SECOND: {"d": {"min_quantile": 0.4, "max": 9.0}, "e": {"max_quantile": 0.7}}},
-    {ALIKE: {"near": {"distinct": {"where": {"similarity": {"min": 0.2}}, "best": ["-n", "width"]}}}, LAST: {"s": None}},
+    {
+        ALIKE: {"near": {"distinct": {"where": {"similarity": {"min": 0.2}}, "best": ["-n", "width"]}}},
+        LAST: {"s": None},
+    },
 ]
 
 
@@ -101,7 +104,11 @@ class Run:
             return [None, float("nan"), float("inf"), *rng.normal(0.5, 1, 5)][int(rng.integers(8))]
 
         columns = {
-            FIRST: lambda _: {"a": number(), "n": int(rng.integers(2, 9)), "word": ["fine", None, "x"][rng.integers(3)]},
+            FIRST: lambda _: {
+                "a": number(),
+                "n": int(rng.integers(2, 9)),
+                "word": ["fine", None, "x"][rng.integers(3)],
+            },
             SECOND: lambda _: {"d": number(), "e": int(rng.integers(-5, 5))},
             ALIKE: lambda key: {"near": near[key]},
             FAN: lambda key: {CHILDREN: [{"id": edit, "task": "x"} for edit in edits[key]]},
@@ -199,9 +206,7 @@ ACTIONS = ("add", "add", "retry", "delete", "withdraw", "rules", "damage", "dama
 
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), actions=st.lists(st.sampled_from(ACTIONS), min_size=2, max_size=8))
-def test_packs_say_what_the_parts_say(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, actions: list[str]
-) -> None:
+def test_packs_say_what_the_parts_say(tmp_path_factory: pytest.TempPathFactory, seed: int, actions: list[str]) -> None:
     run = Run(tmp_path_factory.mktemp("run"), seed)
     for _ in range(3):
         run.add()

@@ -18,7 +18,7 @@ MOST = 1 << (64 - _OF_KEY)
 """Fragments that are compared at once."""
 
 
-class OtherIds(ValueError):
+class OtherIdsError(ValueError):
     """Ids that are not 32 hexadecimal digits, as ugaf's own are."""
 
 
@@ -74,25 +74,25 @@ def of_column(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 def of_digits(ids: np.ndarray) -> Keys:
-    """Of bytes of 32 digits (n,). Raises OtherIds."""
+    """Of bytes of 32 digits (n,). Raises OtherIdsError."""
     raw = np.ascontiguousarray(ids).view(np.uint8).reshape(-1, 32)
     values = _VALUES[raw]
     if np.any(values == 255):
-        raise OtherIds
+        raise OtherIdsError
     whole = np.ascontiguousarray((values[:, 0::2] << 4) | values[:, 1::2]).view(">u8").astype(np.uint64)
     return Keys(np.ascontiguousarray(whole[:, 0]), np.ascontiguousarray(whole[:, 1]))
 
 
 def of_texts(ids: Collection[str]) -> Keys:
-    """Of texts. Raises OtherIds."""
+    """Of texts. Raises OtherIdsError."""
     if not ids:
         return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64))
     if any(len(key) != 32 for key in ids):
-        raise OtherIds
+        raise OtherIdsError
     try:
         return of_digits(np.frombuffer("".join(ids).encode("ascii"), "S32"))
     except UnicodeEncodeError as error:
-        raise OtherIds from error
+        raise OtherIdsError from error
 
 
 def places(keys: Keys, numbers: np.ndarray, wanted: Keys, of: np.ndarray) -> np.ndarray:

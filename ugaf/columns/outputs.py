@@ -1,8 +1,8 @@
 """What a run's outputs were made of, so that what would come out the same is not made again.
 
-`snapshots/outputs.json` has for each output (the report, a folder of shards) a digest of all that it depends on: what is
-stored, what was withdrawn, the record, the pipeline, the fitted rules, what was asked for, and the code; and one of the
-files that came of it. Like packs it may be thrown away.
+`snapshots/outputs.json` has for each output (the report, a folder of shards) a digest of all that it depends on: what
+is stored, what was withdrawn, the record, the pipeline, the fitted rules, what was asked for, and the code; and one of
+the files that came of it. Like packs it may be thrown away.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _facts(facts: Sequence[Mapping[bytes, bytes]]) -> dict[str, object]:
 def _ids(table: pa.Table) -> pa.Array:
     column = table.column("id")
     if len(column) and pc.min_max(pc.binary_length(column)).as_py() != {"min": 32, "max": 32}:
-        raise keys.OtherIds
+        raise keys.OtherIdsError
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.string())

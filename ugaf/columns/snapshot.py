@@ -1,8 +1,9 @@
 """A run as it is stored now, read once: from packs what they hold, from parts what has changed since.
 
-`Snapshots.now` lists the run's files, one listing a stage, and reads only the fragments whose files are others than when
-they were packed (`ugaf.columns.packs`). All else that readers of a whole run ask is then a matter of arrays: which rows
-are exact duplicates, the fitted rules, the funnel, what is missing, and in which fragments a name or an id may stand.
+`Snapshots.now` lists the run's files, one listing a stage, and reads only the fragments whose files are others than
+when they were packed (`ugaf.columns.packs`). All else that readers of a whole run ask is then a matter of arrays: which
+rows are exact duplicates, the fitted rules, the funnel, what is missing, and in which fragments a name or an id may
+stand.
 
 Parts are the only truth: `verdicts.judge`, which reads them, says the same of every row, and is asked for single ones.
 """
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from ugaf.columns import keys
 from ugaf.columns.counts import StageCounts
-from ugaf.columns.keys import Keys, OtherIds
+from ugaf.columns.keys import Keys, OtherIdsError
 from ugaf.columns.origins import Origin
 from ugaf.columns.packing import KIDS, NAMES, ROWS, read_ingest, read_sources, read_stage, wanted
 from ugaf.columns.packs import FRAGMENTS, Read, Shelf, state_of
@@ -62,8 +63,20 @@ class Snapshots:
 
     def now(self) -> Snapshot | None:
         """The run as it is now; None where it has ids that are not ugaf's own."""
+        states = self.states()
+        fragments = list(states[SOURCES])
+        try:
+            self.sources.bring_up_to_date(states[SOURCES])
+            for stage, shelf in self.shelves.items():
+                shelf.bring_up_to_date(states[stage])
+            self.latest = Snapshot(self, fragments, states)
+        except OtherIdsError:
+            self.latest = None
+        return self.latest
+
+    def states(self) -> dict[str, dict[str, bytes]]:
+        """What each fragment is made of, in order, for ingest, each stage and the lists of sources."""
         cut = _cut(self.columns)
-        fragments = list(cut)
         states = {SOURCES: {name: state_of(files) for name, files in cut.items()}}
         for stage in self.shelves:
             found = _by_fragment(stamped(self.columns.storage, self.columns.folder(stage)))
@@ -72,16 +85,9 @@ class Snapshots:
             more = cut if stage == INGEST else {}
             states[stage] = {
                 name: state_of({**found.get(name, {}), **{f"/{n}": s for n, s in more.get(name, {}).items()}})
-                for name in fragments
+                for name in cut
             }
-        try:
-            self.sources.bring_up_to_date(states[SOURCES])
-            for stage, shelf in self.shelves.items():
-                shelf.bring_up_to_date(states[stage])
-            self.latest = Snapshot(self, fragments, states)
-        except OtherIds:
-            self.latest = None
-        return self.latest
+        return states
 
     def survey(self) -> Survey:
         """What is missing in the run, was fitted, and fed it."""

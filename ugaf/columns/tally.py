@@ -261,9 +261,7 @@ class Judge:
         fragments = len(self.fragments)
         return Tally(stage, np.zeros((fragments, 4), np.int64), np.zeros(fragments, np.int64))
 
-    def _count(
-        self, tally: Tally, start: int, fragments: Sequence[str], numbers: np.ndarray, code: np.ndarray
-    ) -> None:
+    def _count(self, tally: Tally, start: int, fragments: Sequence[str], numbers: np.ndarray, code: np.ndarray) -> None:
         found = np.bincount(numbers.astype(np.int64) * 4 + code, minlength=4 * len(fragments))
         tally.codes[start : start + len(fragments)] = found.reshape(-1, 4)
 
@@ -299,9 +297,7 @@ def _chunked(array: pa.Array) -> pa.ChunkedArray:
     return pa.chunked_array([array])
 
 
-def _skipped(
-    ids: Keys, numbers: np.ndarray, fragments: Sequence[str], skips: Mapping[str, set[str]]
-) -> np.ndarray:
+def _skipped(ids: Keys, numbers: np.ndarray, fragments: Sequence[str], skips: Mapping[str, set[str]]) -> np.ndarray:
     """Rows for which another fragment speaks: bool (n,)."""
     out = np.zeros(len(ids), dtype=bool)
     for number in [number for number, name in enumerate(fragments) if skips.get(name)]:

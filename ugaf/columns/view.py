@@ -42,7 +42,6 @@ from ugaf.pipeline import naming, rules
 from ugaf.pipeline.config import INGEST, Pipeline, parse_again
 from ugaf.storage import Storage
 
-
 FEW = 64
 """Fragments of which each is listed by itself, and not the whole run."""
 

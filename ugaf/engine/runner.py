@@ -89,9 +89,7 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _run(
-    pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher
-) -> Snapshot | None:
+def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher) -> Snapshot | None:
     allowed = _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)

@@ -133,9 +133,9 @@ def export_product(
     manifest = folder.read_manifest(storage, root)
     key = outputs.key_of(view, ("export", root, settings.model_dump(mode="json"), with_card))
     made = [f"{root}/{folder.MANIFEST}", *([card.PATH] if with_card else [])]
-    if manifest is not None and outputs.is_current(view, root, key, *made):
-        if folder.is_complete(storage, manifest, root):
-            return _summary(product, manifest, written=False)
+    same = manifest is not None and outputs.is_current(view, root, key, *made)
+    if manifest is not None and same and folder.is_complete(storage, manifest, root):
+        return _summary(product, manifest, written=False)
     plan = product.plan(view, settings)
     current = manifest is not None and manifest.get("fingerprint") == plan.fingerprint
     if manifest is not None and current and folder.is_complete(storage, manifest, root):
