@@ -157,6 +157,10 @@ def hollow(folder: Path, fragments: int, real: int) -> None:
         Path(pipeline.output, SOURCES, f"{number:06d}.parquet").touch()
     now = known.states()
     shelves = {SOURCES: known.sources, **known.shelves}
+    known_facts = {
+        kind: {name: shelf.fact(name)[: packs.FRAGMENTS] for name in shelf_facts(shelf)}
+        for kind, shelf in shelves.items()
+    }
     for copy, start in enumerate(range(real, fragments, packs.FRAGMENTS), 1):
         names = [f"{number:06d}" for number in range(start, min(fragments, start + packs.FRAGMENTS))]
         of = [f"{number:06d}" for number in range(len(names))]
@@ -170,9 +174,7 @@ def hollow(folder: Path, fragments: int, real: int) -> None:
                         other = keys.Keys((ids.high & ~np.uint64(0xFFFF)) | np.uint64(copy), ids.low)
                         table = table.set_column(place, name, other.column())
                 sections[section] = table.combine_chunks()
-            columns_of = {
-                name: [shelf.fact(name)[number] for number in range(len(names))] for name in shelf_facts(shelf)
-            }
+            columns_of = {name: some[: len(names)] for name, some in known_facts[kind].items()}
             facts = pa.table(
                 {
                     "fragment": names,
@@ -211,8 +213,12 @@ def measure(label: str, fragments: int, arguments: list[str]) -> None:
     """Run a command, and print what it took."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ugaf", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "ugaf", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     said = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
