@@ -37,8 +37,8 @@ LEAST = 32
 """Files that have to be read before it is worth a pack: half a second of work."""
 MOST_SMALL = 8
 """Packs of few fragments that may lie side by side before they become one."""
-HELD = 256 << 20
-"""Bytes of tables that are kept in memory."""
+HELD = 64 << 20
+"""Bytes of tables of one kind that are kept in memory."""
 INDEX = "fragments"
 _MAGIC = b"ugafpack"
 _ERRORS = (UgafError, StopRun, OSError, pa.ArrowException, ValueError, KeyError, TypeError)
