@@ -26,11 +26,11 @@ END = b"\0"
 
 
 def wanted(pipeline: Pipeline, stage: str) -> list[str]:
-    """Columns of a stage that rules are about, or choose the best of a cluster by."""
+    """Columns of a stage that rules are about, or choose the best of a cluster by; of pairs their tasks."""
     spec = None if stage == INGEST else pipeline.stage(stage)
     own = part_schema(pipeline, stage)
     light = set(own.names) - {"id", "error", CHILDREN, *heavy_columns(own)}
-    found = [] if spec is None else [rule.column for rule in spec.rules]
+    found = ["task"] * pipeline.is_pairs if spec is None else [rule.column for rule in spec.rules]
     for other in pipeline.stages:
         for rule in other.rules:
             found += rule.bound.columns if rule.kind == DISTINCT else ()

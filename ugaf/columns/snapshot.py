@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -161,6 +161,11 @@ class Snapshot:
         given = verdicts[stage]
         message = given.reason(given.ids.index(key))
         return {"message": message, "id": key, "source": names[0] if names else ""}
+
+    def tasks(self) -> Iterator[str | None]:
+        """Of a run of pairs, the task of each row."""
+        for group in self._groups:
+            yield from self._shelves[INGEST].rows(ROWS, group).column("task").to_pylist()
 
     def may_mean(self, texts: Collection[str]) -> list[str]:
         """Fragments in which ids or names of sources may be meant by these texts (see `addressing`), in order: all

@@ -6,7 +6,7 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,7 +148,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             watcher.doing("reading what is stored")
             found = snapshots.survey()
             if INGEST in (name for group in work.groups for name in group.stages):
-                _note_unknown_tasks(columns, notify)
+                _note_unknown_tasks(columns, snapshots.latest, notify)
             record.save(columns, found.fits, found.inputs)
         return snapshots.latest
 
@@ -179,21 +179,22 @@ def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, no
             notify(f"not read: {new.not_read}")
 
 
-def _note_unknown_tasks(columns: Columns, notify: Notify) -> None:
+def _note_unknown_tasks(columns: Columns, snapshot: Snapshot | None, notify: Notify) -> None:
     """Say and keep which tasks of a pair set ugaf has no name for: their pairs are judged like those without one."""
     if not columns.pipeline.is_pairs:
         return
-    names = (
-        name
-        for fragment in columns.fragments()
-        for name in columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
-    )
+    names = snapshot.tasks() if snapshot is not None else _tasks(columns)
     found = unknown_tasks(names)
     save_listing(columns.storage, tasks=found)
     if found:
         shown = ", ".join(f"{task}: {count:,}" for task, count in list(found.items())[:8])
         rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
         notify(f"tasks that ugaf has no name for (their pairs are judged like those without a task): {shown}{rest}")
+
+
+def _tasks(columns: Columns) -> Iterator[str | None]:
+    for fragment in columns.fragments():
+        yield from columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
 
 
 class _Machines:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pyarrow.fs as pafs
 
-from ugaf.base import faults
 from ugaf.storage.store import TEMPORARY, Storage
 
 Stamp = tuple[int, int]
@@ -17,9 +16,7 @@ Stamp = tuple[int, int]
 def stamped(storage: Storage, folder: str) -> dict[str, Stamp]:
     """Every file below a folder by its path in it; {} if there is no such folder. What is in the making is left out."""
     listing = _local if isinstance(storage.filesystem, pafs.LocalFileSystem) else _remote
-    return faults.patiently(
-        lambda: dict(listing(storage, folder)), storage.where(folder), storage.patience_s, lambda _: None
-    )
+    return storage._patiently(lambda: dict(listing(storage, folder)), folder)
 
 
 def _local(storage: Storage, folder: str) -> Iterator[tuple[str, Stamp]]:
