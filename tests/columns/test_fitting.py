@@ -111,7 +111,7 @@ def test_frozen_numbers_of_other_measurements_are_refused(tmp_path: Path) -> Non
 
 def gathered(values: np.ndarray, exact: int, order: np.ndarray, fragment: int = 97) -> rules.Rule:
     rule = rules.Rule("value", "min_quantile", 0.1)
-    gather = fitting._Values(rule, exact)
+    gather = fitting.Values(rule, exact)
     ids = [f"{number:016x}".ljust(32, "0") for number in np.random.default_rng(1).integers(0, 2**63, len(values))]
     for start in range(0, len(values), fragment):
         some = order[start : start + fragment]

@@ -94,7 +94,7 @@ class FakeView:
     providers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(EDIT_SCHEMA.names, "s"))
     after_values: Callable[[], None] = lambda: None
     record: dict[str, Any] = field(default_factory=dict)
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    snapshot: None = None
     inputs: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -76,6 +76,7 @@ class FakeView:
         self.path = f"runs/{name}"
         self.storage = FakeStorage()
         self.stages = stages
+        self.snapshot = None
         self.tables = tables
         self.fragment = fragment
 

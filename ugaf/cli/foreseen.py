@@ -12,7 +12,6 @@ from ugaf.base.errors import UgafError
 from ugaf.base.needs import install_hint
 from ugaf.columns import record
 from ugaf.columns.code_digest import made_by_other_code
-from ugaf.columns.survey import survey
 from ugaf.columns.view import RunView
 from ugaf.engine.cutting import count_new
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
@@ -29,12 +28,12 @@ from ugaf.stage import engines
 def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:
     """The plan; reads the run's folder and lists the inputs. Raises what the run would be refused for."""
     taken_over = record.check_pipeline(pipeline, run_options.replace)
-    view = RunView(pipeline.output, pipeline)
+    view = RunView(pipeline.output, pipeline, writes=False)
     # Inputs may not be here where later stages run.
     takes_in = run_options.first in (None, INGEST)
     not_read = NotRead()
     fresh = count_new(view.columns, not_read) if takes_in else 0
-    found, counts = survey(view.columns), {stage.name: stage for stage in view.funnel()}
+    found, counts = view.survey, {stage.name: stage for stage in view.funnel()}
     changed = changes(pipeline, view.record)
     stages: list[dict[str, Any]] = []
     for number, groups in enumerate(segments(pipeline), 1):

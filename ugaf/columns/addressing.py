@@ -79,7 +79,7 @@ class Run(Protocol):
     pipeline: Pipeline
     columns: Columns
 
-    def verdicts(self) -> Iterator[FragmentVerdicts]: ...
+    def verdicts_of(self, texts: Sequence[str]) -> Iterator[FragmentVerdicts]: ...
 
     @property
     def more_sources(self) -> Mapping[str, Sequence[str]]: ...
@@ -93,7 +93,7 @@ def search(view: Run, texts: Sequence[str], parts: bool = True) -> dict[str, Fou
     best = {text: Found() for text in texts}
     wanted = _Wanted(texts, parts)
     level = view.pipeline.base_level
-    for fragment in view.verdicts():
+    for fragment in view.verdicts_of(texts):
         name = fragment.fragment
         for key, base, row_level in _ids(fragment, level):
             for text in wanted.ids(key):

@@ -38,7 +38,7 @@ def fit(columns: Columns, fragments: Sequence[str], skips: Mapping[str, set[str]
     for spec in columns.pipeline.stages:
         if not spec.needs_fit:
             continue
-        recorded = _on_record(columns, spec)
+        recorded = on_record(columns, spec)
         fitted = _fit_stage(columns, fragments, skips, fits, spec, recorded)
         if fitted is None:
             break
@@ -50,7 +50,7 @@ def check_recorded(columns: Columns) -> None:
     """Raises ConfigError where numbers on record are asked for and are not there: before any work starts."""
     for spec in columns.pipeline.stages:
         if spec.needs_fit:
-            _on_record(columns, spec)
+            on_record(columns, spec)
 
 
 def _fit_stage(
@@ -64,7 +64,7 @@ def _fit_stage(
     """These rules, all fitted; None where the stage is not ready."""
     exact = columns.pipeline.settings.quantiles.exact_rows
     gathered: dict[int, _Gathered] = {
-        number: _Links(rule, columns) if rule.kind == DISTINCT else _Values(rule, exact)
+        number: _Links(rule, columns) if rule.kind == DISTINCT else Values(rule, exact)
         for number, rule in enumerate(rules)
         if rule.needs_fit
     }
@@ -86,7 +86,7 @@ class _Gathered(Protocol):
     def fitted(self) -> Rule: ...
 
 
-class _Values:
+class Values:
     """A column's values for a quantile: all of them up to a number, above it those of a sample of the rows.
 
     The sample is the rows whose id's hash lies below a limit, which is halved as often as it takes: it depends on which
@@ -104,7 +104,10 @@ class _Values:
 
     def add(self, fragment: str, measured: pa.Table) -> None:  # noqa: ARG002
         values = measured.column(self.rule.column).cast(pa.float64(), safe=False).to_numpy()
-        hashes = _hashes(measured.column("id").to_pylist())
+        self.take(values, _hashes(measured.column("id").to_pylist()))
+
+    def take(self, values: np.ndarray, hashes: np.ndarray) -> None:
+        """Add values (n,), float64, of rows with these hashes: the first half of each id, as a number."""
         self._keep(values, hashes)
         while self.count > self.exact:
             self.limit //= 2
@@ -157,7 +160,7 @@ def _hashes(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(key[:16] for key in ids)), dtype=">u8").astype(np.uint64)
 
 
-def _on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
+def on_record(columns: Columns, spec: StageSpec) -> tuple[Rule, ...]:
     """The stage's rules, with the numbers that are on record where the pipeline asks for recorded ones."""
     source = columns.pipeline.settings.quantiles.source
     if source == "run":

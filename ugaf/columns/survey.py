@@ -67,7 +67,7 @@ def survey(columns: Columns) -> Survey:
         photographs[verdicts.fragment] = len(verdicts[INGEST].ids)
         for given in verdicts.stages:
             seconds[given.stage] = seconds.get(given.stage, 0.0) + given.seconds
-            done[given.stage] += given.table.num_rows
+            done[given.stage] += len(given.ids) if given.stage == INGEST else given.table.num_rows
             made_by.setdefault(given.stage, Counter()).update(given.made_by)
             total[given.stage] += len(given.ids) + len(given.unread)
             counts = int(np.count_nonzero(given.index < 0)) + len(given.unread), int(np.sum(given.code == FAILED))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ugaf.columns.code_digest import FACT
+from ugaf.columns.fragments import fragment_order
 from ugaf.columns.origins import Origin, Runs
 from ugaf.columns.parts import CHILDREN, REFS, SOURCES, Columns, children_table
 from ugaf.columns.reasons import NO_CHILDREN, Reason, failure_kind
@@ -211,6 +212,18 @@ def duplicates(columns: Columns, fragments: Sequence[str]) -> dict[str, set[str]
     return out
 
 
+def superseded(columns: Columns, fragments: Sequence[str], failed: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+    """Of these failed rows (fragment, id), those that stand in one of these fragments in a new version, by fragment."""
+    rows, by_fragment = [], dict[str, list[str]]()
+    for fragment, key in failed:
+        by_fragment.setdefault(fragment, []).append(key)
+    for fragment, ids in by_fragment.items():
+        table, _ = columns.light(INGEST, fragment, [SOURCES])
+        names = dict(zip(table.column("id").to_pylist(), table.column(SOURCES).to_pylist(), strict=True))
+        rows += [(fragment, key, set(names.get(key) or ())) for key in ids]
+    return _superseded(columns, fragments, rows)
+
+
 def _superseded(
     columns: Columns, fragments: Sequence[str], failed: Sequence[tuple[str, str, set[str]]]
 ) -> dict[str, set[str]]:
@@ -218,10 +231,10 @@ def _superseded(
     out: dict[str, set[str]] = {}
     if failed:
         keys = set().union(*(sources for _, _, sources in failed))
-        place = {fragment: number for number, fragment in enumerate(fragments)}
-        newest = {ref.key: place[f] for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
+        newest = {ref.key: fragment_order(f) for f in fragments for ref in load_sources(columns, f) if ref.key in keys}
         for fragment, key, sources in failed:
-            if sources and all(newest.get(source, -1) > place[fragment] for source in sources):
+            here = fragment_order(fragment)
+            if sources and all(newest.get(source, here) > here for source in sources):
                 out.setdefault(fragment, set()).add(key)
     return out
 

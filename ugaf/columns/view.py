@@ -5,9 +5,9 @@ Everything is derived from the stored columns and the rules in `run.yaml` at the
 
 from __future__ import annotations
 
-from collections import Counter
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,11 @@ from ugaf.base.errors import UgafError, nearest
 from ugaf.base.trust import only as trusting
 from ugaf.columns import reasons, record
 from ugaf.columns.addressing import PART, search, source_names
+from ugaf.columns.counts import EXAMPLES, StageCounts
 from ugaf.columns.fitting import fit
 from ugaf.columns.parts import Columns, part_schema
+from ugaf.columns.snapshot import Snapshot, Snapshots
+from ugaf.columns.survey import Survey, survey
 from ugaf.columns.values import FragmentValues
 from ugaf.columns.verdicts import (
     FAILED,
@@ -29,6 +32,7 @@ from ugaf.columns.verdicts import (
     NAMES,
     PENDING,
     REJECTED,
+    Fits,
     FragmentVerdicts,
     Given,
     duplicates,
@@ -39,8 +43,8 @@ from ugaf.pipeline import naming, rules
 from ugaf.pipeline.config import INGEST, Pipeline, parse_again
 from ugaf.storage import Storage
 
-EXAMPLES = 20
-"""Kinds of failures of a stage of which the first is told."""
+FEW = 64
+"""Fragments of which each is listed by itself, and not the whole run."""
 
 
 @dataclass(frozen=True)
@@ -56,47 +60,23 @@ class StageView:
     settings: dict[str, Any]
 
 
-@dataclass
-class StageCounts:
-    """One stage of the funnel: given = kept + sum(rejected) + failed + pending.
-
-    rejected: by rule (`rgb_entropy < 5.5`). errors: failed rows by error type. seconds: of work, over all workers.
-    rows: rows that the stage has measured, those too that it would not be given now. examples: by error type, the first
-    failure's `message`, `id` and `source` (the file that the row came from; "" where it is not known).
-    """
-
-    name: str
-    level: str
-    given: int = 0
-    kept: int = 0
-    failed: int = 0
-    pending: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    rows: int = 0
-    examples: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        rounded = {"rejected": dict(self.rejected), "errors": dict(self.errors), "seconds": round(self.seconds, 3)}
-        return {**vars(self), **rounded}
-
-    def check(self) -> None:
-        """Raises AssertionError if a row was lost or counted twice."""
-        total = self.kept + sum(self.rejected.values()) + self.failed + self.pending
-        if total != self.given:
-            raise AssertionError(f"{self.name}: {self.given} rows given, {total} accounted for")
-
-
 class RunView:
     """Reads a run's folder. `path` is the folder as the user named it.
 
     Without a `pipeline`, the one that the run records is read; of its own classes (`package.module:Class`) only those
-    of the packages in `trust` are imported. Raises UgafError for others.
+    of the packages in `trust` are imported. Raises UgafError for others. snapshot: what was just read of the run, where
+    that is at hand. writes: whether what has to be read may be kept in packs (see `ugaf.columns.packs`).
     """
 
-    def __init__(self, path: str, pipeline: Pipeline | None = None, trust: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        pipeline: Pipeline | None = None,
+        trust: Collection[str] = (),
+        *,
+        snapshot: Snapshot | None = None,
+        writes: bool = True,
+    ) -> None:
         self.path = location.kept(path)
         self.storage = Storage(path)
         self.record: dict[str, Any] = {}
@@ -109,6 +89,14 @@ class RunView:
         self.pipeline = pipeline
         self.name, self.about = naming.title(pipeline), naming.about(pipeline)
         self.columns = Columns(self.storage, pipeline)
+        self._writes = writes
+        if snapshot is not None:
+            self.snapshot = snapshot
+
+    @cached_property
+    def snapshot(self) -> Snapshot | None:
+        """The run as it is stored when this is first asked; None where only its parts can say it (see `Snapshots`)."""
+        return Snapshots(self.columns, self._writes).now()
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -117,16 +105,21 @@ class RunView:
 
     @cached_property
     def fragments(self) -> list[str]:
-        return self.columns.fragments()
+        return self.columns.fragments() if self.snapshot is None else self.snapshot.fragments
 
     @cached_property
     def skips(self) -> dict[str, set[str]]:
         """Exact duplicates across fragments: ids of each fragment that an earlier one holds."""
-        return duplicates(self.columns, self.fragments)
+        return duplicates(self.columns, self.fragments) if self.snapshot is None else self.snapshot.skips
 
     @cached_property
-    def fits(self) -> dict[str, tuple[rules.Rule, ...]]:
-        return fit(self.columns, self.fragments, self.skips)
+    def fits(self) -> Fits:
+        return fit(self.columns, self.fragments, self.skips) if self.snapshot is None else self.snapshot.fits
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What is missing in the run, and who fed it."""
+        return survey(self.columns) if self.snapshot is None else self.snapshot.survey
 
     @cached_property
     def stages(self) -> list[StageView]:
@@ -156,8 +149,25 @@ class RunView:
         """Fragment after fragment, as stored now."""
         yield from judge_all(self.columns, self.fragments, skips=self.skips, fits=self.fits)
 
+    def verdicts_of(self, texts: Sequence[str]) -> Iterator[FragmentVerdicts]:
+        """Of the fragments in which there may be something that these texts mean (see `ugaf.columns.addressing`)."""
+        some = self.fragments if self.snapshot is None else self.snapshot.may_mean(texts)
+        if len(some) > FEW:
+            yield from judge_all(self.columns, some, skips=self.skips, fits=self.fits)
+        for fragment in some if len(some) <= FEW else ():
+            yield judge(self.columns, fragment, skip=self.skips.get(fragment, ()), fits=self.fits)
+
+    def holding(self, ids: Collection[str], others: Collection[str] = ()) -> list[str]:
+        """Fragments that may hold photographs with these ids, and these others, in order."""
+        if self.snapshot is None:
+            return self.fragments if ids or others else []
+        some = self.snapshot.holding(ids) | set(others)
+        return [fragment for fragment in self.fragments if fragment in some]
+
     def funnel(self) -> list[StageCounts]:
         """Every stage's account, ingest first, checked: no row is lost or counted twice."""
+        if self.snapshot is not None:
+            return copy.deepcopy(self.snapshot.counts)
         levels = {INGEST: self.pipeline.base_level, **{spec.name: spec.level for spec in self.pipeline.stages}}
         out = {name: StageCounts(name, level) for name, level in levels.items()}
         for fragment in self.verdicts():

@@ -7,25 +7,35 @@ a listing may still come upon something for which the run is refused, and a refu
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ugaf.columns import lease, origins
 from ugaf.columns.fragments import fragment_name, fragment_order
+from ugaf.columns.known import KnownSources
 from ugaf.columns.origins import Origin
+from ugaf.columns.packing import source_digest
 from ugaf.columns.parts import SOURCES, Columns
-from ugaf.columns.tombstones import buried_in
 from ugaf.engine.watcher import Watcher
 from ugaf.ingest import NotRead, SourceRef, hold_pairs, list_sources
-from ugaf.storage import ahead
 from ugaf.storage.store import TEMPORARY, parquet_bytes
 
 SHARES, FEWEST, MOST = 8, 4, 256
 """Where `fragment_rows` is not set: into how many fragments a small set is cut, and the sources of one."""
+
+
+CHUNK = 4096
+"""Sources that are compared with those that the run has at once."""
+
+
+def _chunks(refs: Iterable[SourceRef]) -> Iterator[list[SourceRef]]:
+    left = iter(refs)
+    while chunk := list(islice(left, CHUNK)):
+        yield chunk
 
 
 def fitting(count: int) -> int:
@@ -121,18 +131,11 @@ def count_new(columns: Columns, not_read: NotRead | None = None) -> int:
 
 
 class Known:
-    """The sources that a run has: known is the same place in the same version.
-
-    As digests of 16 bytes, since a run knows millions; each with the number of its input.
-    """
+    """The sources that a run has: known is the same place in the same version."""
 
     def __init__(self, columns: Columns) -> None:
-        self._origins: dict[Origin, int] = {}
-        self._names: dict[bytes, int] = {}
-        for found in ahead(lambda name: _names(columns, name), columns.fragments(), columns.storage.readers):
-            for origin, digest in found:
-                self._names[digest] = self._origins.setdefault(origin, len(self._origins))
-        self._unseen = set(self._names)
+        self._had = KnownSources(columns)
+        self._new: set[bytes] = set()
 
     def others(self, columns: Columns, not_read: NotRead | None = None) -> Iterator[tuple[Origin, SourceRef]]:
         """The sources of the inputs that are not known, each once, with its input; they are known from then on.
@@ -143,29 +146,17 @@ class Known:
         hold_pairs(inputs)
         for settings in inputs:
             origin = Origin.of(settings)
-            number = self._origins.setdefault(origin, len(self._origins))
-            for ref in list_sources(settings, columns.storage.url, not_read):
-                digest = source_digest(ref.uri, ref.member, ref.version)
-                self._unseen.discard(digest)
-                if digest not in self._names and not columns.tombstones.has_source(digest):
-                    self._names[digest] = number
-                    yield origin, ref
+            for refs in _chunks(list_sources(settings, columns.storage.url, not_read)):
+                digests = [source_digest(ref.uri, ref.member, ref.version) for ref in refs]
+                for ref, digest, known in zip(refs, digests, self._had.has(digests).tolist(), strict=True):
+                    if not known and digest not in self._new and not columns.tombstones.has_source(digest):
+                        self._new.add(digest)
+                        yield origin, ref
 
     def missing(self, columns: Columns) -> Counter[Origin]:
         """Of the inputs that were listed, the sources that are known and did not come; after `others`."""
         by_place = {Origin.of(settings).place: Origin.of(settings) for settings in columns.pipeline.settings.inputs}
-        places = [origin.place for origin in self._origins]
-        counts = Counter(places[self._names[digest]] for digest in self._unseen)
-        return Counter({by_place[place]: count for place, count in counts.items() if place in by_place})
-
-
-def _names(columns: Columns, fragment: str) -> list[tuple[Origin, bytes]]:
-    table = columns.sources(fragment, ["uri", "member", "version"])
-    of = [o for o, count in origins.runs_of(table.schema.metadata, table.num_rows) for _ in range(count)]
-    rows = zip(of, *(column.to_pylist() for column in table.columns), strict=True)
-    return [(origin, source_digest(*texts)) for origin, *texts in rows if buried_in(texts[:1]) is None]
-
-
-def source_digest(*texts: str) -> bytes:
-    """16 bytes that stand for a source: for its uri, member and version."""
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
+        counts = Counter[Origin]()
+        for origin, count in self._had.unseen().items():
+            counts.update({by_place[origin.place]: count} if origin.place in by_place else {})
+        return counts

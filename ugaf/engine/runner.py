@@ -6,7 +6,7 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,8 @@ from ugaf.columns import lease, record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
-from ugaf.columns.survey import Survey, survey
+from ugaf.columns.snapshot import Snapshot, Snapshots
+from ugaf.columns.survey import Survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
 from ugaf.engine.cutting import listed
@@ -64,8 +65,10 @@ class SegmentWork:
     pending: dict[str, int]
 
 
-def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None) -> None:
-    """Do all that is pending.
+def run(
+    pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, watcher: Watcher | None = None
+) -> Snapshot | None:
+    """Do all that is pending. Returns the run as it is then, where that was read as a whole.
 
     progress: gets a Monitor snapshot a few times a second. notify: gets a line now and then. watcher: is told what is
     being done.
@@ -79,7 +82,7 @@ def run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify, 
     """
     with lease.scope("ugaf run", notify=notify):
         try:
-            _run(pipeline, options, progress, notify, watcher or Watcher())
+            return _run(pipeline, options, progress, notify, watcher or Watcher())
         except StopRun as stop:
             # No worker is left that could write another such row.
             for alike in stop.doubtful:
@@ -92,7 +95,7 @@ def _take_back(columns: Columns, alike: Alike) -> None:
         columns.take_back(alike.stage, fragment, lambda error: shape(error) == alike.shape)
 
 
-def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> None:
+def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> Snapshot | None:
     _allowed(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
@@ -105,10 +108,10 @@ def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, wat
             check_recorded(Columns(storage, pipeline))
         if taken_over:
             notify(taken_over)
-        _run_held(Columns(storage, pipeline, mine.fence), options, tell, notify, watcher)
+        return _run_held(Columns(storage, pipeline, mine.fence), options, tell, notify, watcher)
 
 
-def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> None:
+def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> Snapshot | None:
     pipeline = columns.pipeline
     allowed = _allowed(pipeline, options)
     if columns.storage.exists(record.RUN_FILE):
@@ -125,7 +128,8 @@ def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, 
         if INGEST in allowed:
             _take_in(columns, parts, machines, notify, watcher)
         watcher.doing("reading what is stored")
-        found = survey(columns)
+        snapshots = Snapshots(columns)
+        found = snapshots.survey()
         if (missing := found.missing_inputs(pipeline, options.first)) is not None:
             raise ConfigError(missing)
         record.save(columns, found.fits, found.inputs)
@@ -144,15 +148,16 @@ def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, 
                 before = found.measured.total()
                 again = _do(columns, found, work, parts, number, options, machines, monitor, tell)
                 watcher.doing("reading what is stored")
-                found = survey(columns)
+                found = snapshots.survey()
                 columns.check()
                 if INGEST in (name for group in work.groups for name in group.stages):
-                    _note_unknown_tasks(columns, notify)
+                    _note_unknown_tasks(columns, snapshots.latest, notify)
                 record.save(columns, found.fits, found.inputs)
                 if not again or found.measured.total() <= before:
                     break
                 if pending_work(pipeline, found, parts[number], options).fragments:
                     notify(again)
+        return snapshots.latest
 
 
 def _do(
@@ -216,21 +221,22 @@ def _take_in(columns: Columns, parts: list[list[Group]], machines: _Machines, no
             notify(f"not read: {new.not_read}")
 
 
-def _note_unknown_tasks(columns: Columns, notify: Notify) -> None:
+def _note_unknown_tasks(columns: Columns, snapshot: Snapshot | None, notify: Notify) -> None:
     """Say and keep which tasks of a pair set ugaf has no name for: their pairs are judged like those without one."""
     if not columns.pipeline.is_pairs:
         return
-    names = (
-        name
-        for fragment in columns.fragments()
-        for name in columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
-    )
+    names = snapshot.tasks() if snapshot is not None else _tasks(columns)
     found = unknown_tasks(names)
     save_listing(columns.storage, tasks=found)
     if found:
         shown = ", ".join(f"{task}: {count:,}" for task, count in list(found.items())[:8])
         rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
         notify(f"tasks that ugaf has no name for (their pairs are judged like those without a task): {shown}{rest}")
+
+
+def _tasks(columns: Columns) -> Iterator[str | None]:
+    for fragment in columns.fragments():
+        yield from columns.light(INGEST, fragment, ["task"])[0].column("task").to_pylist()
 
 
 class _Machines:

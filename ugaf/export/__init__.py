@@ -123,6 +123,7 @@ def export_product(
     with_card: bool,
 ) -> ExportSummary:
     """The same for one of the folders that a run exports into; the caller holds the run; see `export`."""
+    from ugaf.columns import outputs
     from ugaf.export import card, earlier, folder, writing
 
     storage, root = view.storage, product.root
@@ -130,12 +131,18 @@ def export_product(
     folder.discard(storage, root)
     before = earlier.find(storage, root, product.noun)
     settings = settings if replace else earlier.with_earlier(settings, before)
-    plan = product.plan(view, settings)
     manifest = folder.read_manifest(storage, root)
+    key = outputs.key_of(view, ("export", root, settings.model_dump(mode="json"), with_card))
+    made = [f"{root}/{folder.MANIFEST}", *([card.PATH] if with_card else [])]
+    same = manifest is not None and outputs.is_current(view, root, key, *made)
+    if manifest is not None and same and folder.is_complete(storage, manifest, root):
+        return _summary(product, manifest, written=False)
+    plan = product.plan(view, settings)
     current = manifest is not None and manifest.get("fingerprint") == plan.fingerprint
     if manifest is not None and current and folder.is_complete(storage, manifest, root):
         if with_card:
             storage.write_if_changed(card.PATH, card.render(view, product, settings, plan, manifest))
+        outputs.remember(view, root, key, *made)
         return _summary(product, manifest, written=False)
     stays = None if replace else before
     if stays is not None and not plan.rows:
@@ -147,6 +154,7 @@ def export_product(
         if stays is None or staged.rows:
             text = card.render(view, product, settings, plan, staged.manifest) if with_card else None
             folder.commit(storage, staged.folders, staged.manifest, text, root)
+            outputs.remember(view, root, key, *made)
             return _summary(product, staged.manifest, written=True)
     except BaseException:
         if not folder.is_unfinished(storage, root):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ugaf.columns import outputs
 from ugaf.report.collect import collect
 from ugaf.report.page import render
 
@@ -34,7 +35,11 @@ def write_report(view: RunView, *, gallery: int = 600, seed: int = 0) -> str:
     """
     if gallery < 0:
         raise ValueError(f"gallery is {gallery}; it is the number of rows to show, 0 or more")
+    key = outputs.key_of(view, ("report", gallery, seed))
+    if outputs.is_current(view, PATH, key, PATH):
+        return PATH
     page = render(collect(view, gallery=gallery, seed=seed)).encode("utf-8")
     if not view.storage.exists(PATH) or view.storage.read(PATH) != page:
         view.storage.write(PATH, page)
+    outputs.remember(view, PATH, key, PATH)
     return PATH

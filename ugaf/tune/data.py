@@ -230,7 +230,7 @@ class _Gathered:
 
     def begin(self, ids: pa.Array) -> None:
         """Photographs (or pairs) of the next fragment."""
-        self.before = sum(len(chunk) for chunk in self.ids[0])
+        self.before += len(self.ids[0][-1]) if self.ids[0] else 0
         self.ids[0].append(ids)
 
     def add(self, spec: StageSpec, table: pa.Table) -> None:

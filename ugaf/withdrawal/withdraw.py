@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 
 from ugaf.base.errors import UgafError
 from ugaf.base.printing import counted
-from ugaf.columns import lease, record, tombstones
+from ugaf.columns import lease, packs, record, tombstones
 from ugaf.columns.addressing import WHOLE, Match, search
 from ugaf.columns.parts import REFS, SOURCES, Columns
-from ugaf.columns.survey import survey
 from ugaf.columns.tombstones import FILE, Erasing, Tombstones
 from ugaf.columns.view import RunView
 from ugaf.engine.cutting import source_digest
@@ -138,6 +137,8 @@ def finish(view: RunView, notify: Notify) -> None:
 def _finish(view: RunView, notify: Notify) -> None:
     storage = view.storage
     every = Tombstones.read(storage)
+    # Ids, names and measures stand in it, too: what is made of it from now on is of what is left.
+    storage.remove(packs.FOLDER)
     for task in every.erasing:
         gone = Gone.of(task.ids, task.edits, every)
         count = erasing.erase(storage, gone, frozenset(task.places))
@@ -145,8 +146,7 @@ def _finish(view: RunView, notify: Notify) -> None:
             erasing.bury_sources(storage, fragment, _owners(view.columns, fragment, places, gone))
         notify(f"columns: {counted(count, 'part files')} written anew")
     fresh = RunView(view.path, view.pipeline)
-    found = survey(fresh.columns)
-    record.save(fresh.columns, found.fits, found.inputs)
+    record.save(fresh.columns, fresh.fits, fresh.survey.inputs)
     ids, edits = (sorted({id for task in every.erasing for id in getattr(task, of)}) for of in ("ids", "edits"))
     products.rewrite(RunView(view.path, view.pipeline), Gone.of(ids, edits, every), notify)
     _rewrite_pages(RunView(view.path, view.pipeline), notify)
@@ -160,7 +160,7 @@ def _planned(view: RunView, matches: Sequence[Match], known: Sequence[str]) -> P
     ids = {match.base for match in matches if match.place is None}
     names: dict[str, list[str]] = {id: [] for id in ids}
     places: dict[str, dict[int, str]] = {}
-    for fragment in view.fragments if matches else ():
+    for fragment in view.holding(ids, {fragment for fragment, _ in unread}):
         table = columns.light(INGEST, fragment, [REFS, SOURCES])[0]
         for row in table.select(["id", REFS, SOURCES]).to_pylist():
             if row["id"] in ids:

@@ -86,8 +86,8 @@ def _work(pipeline: Pipeline, options: argparse.Namespace, call: Call) -> list[S
     for line in (line for spec in pipeline.stages for line in spec.warnings):
         call.note(f"warning: {line}")
     wanted = replace(asked.run_options(options), finish_withdrawal=finish_interrupted)
-    runner.run(pipeline, wanted, call.counts, call.note, call)
-    view = RunView(pipeline.output, pipeline)
+    snapshot = runner.run(pipeline, wanted, call.counts, call.note, call)
+    view = RunView(pipeline.output, pipeline, snapshot=snapshot)
     counts = view.funnel()
     # Of stages that were not asked for, a funnel of zeros says nothing.
     end = next((n for n, stage in enumerate(counts, 1) if stage.name == (options.last or options.stage)), len(counts))
