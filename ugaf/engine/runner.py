@@ -6,9 +6,9 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ugaf.base import faults
@@ -21,10 +21,12 @@ from ugaf.columns.parts import Columns
 from ugaf.columns.survey import Survey, survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
+from ugaf.engine.costs import Known, expected, loads
 from ugaf.engine.cutting import listed
 from ugaf.engine.monitor import Monitor
 from ugaf.engine.plan import Group, segments, servers_during, servers_of
 from ugaf.engine.ray_engine import MakeTask, Pending, RayEngine, Work, run_inline, watched
+from ugaf.engine.running_servers import RunningServers
 from ugaf.engine.session import Session, cluster_address
 from ugaf.engine.units import Onward
 from ugaf.engine.watcher import Watcher
@@ -120,6 +122,7 @@ def _run(pipeline: Pipeline, options: RunOptions, progress: Any, notify: Notify,
             notify(line)
         for line in made_by_other_code(pipeline.stages, found.made_by):
             notify(line)
+        parts = machines.cut(parts, found, options)
         for number in range(len(parts)):
             while True:
                 work = pending_work(pipeline, found, parts[number], options)
@@ -151,10 +154,17 @@ def _do(
 ) -> str:
     """Do the work of a segment. Returns why what is left of it is to be done anew, "" if that would be of no use."""
     pipeline, engine, servers, watcher = columns.pipeline, machines.engine, machines.servers, machines.watcher
-    servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
+    names = servers_during(parts, number, pipeline.settings.engine.streaming is True)
+    servers.keep_only(names)
+    known = Known.of(found)
+    load = loads(pipeline, work.groups, known, expected(pipeline, known))
+    wanted: dict[str, int] = {}
+    if engine is not None:
+        wanted, anew = engine.replicas(work.groups, pipeline, names, servers.running, load)
+        servers.keep_only(() if anew else names)
     if servers.lacks(servers_of(work.groups)):
         watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
-    links = servers.need(servers_of(work.groups), on_ray=engine is not None)
+    links = servers.need(servers_of(work.groups), on_ray=engine is not None, replicas=wanted)
     make_task = _task_maker(columns, found.fits, options, links)
     watcher.doing(_segment_text(number, len(parts), work), work.pending)
     again, news = "", monitor.news
@@ -163,7 +173,9 @@ def _do(
     elif engine is None:
         run_inline(work.groups, make_task, work.fragments, monitor, progress)
     else:
-        again = engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, found.rates, progress)
+        again = engine.run(
+            work.groups, make_task, work.fragments, pipeline, servers.running, found.rates, progress, load
+        )
         news = engine.news
     for line in news():
         machines.notify(line)
@@ -242,8 +254,17 @@ class _Machines:
             self.watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
             self._stack.enter_context(Session(self._options.address))
             self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike, elastic=self._on_cluster)
-            self.engine.check(parts, self._pipeline)
+            self.watcher.runs_on(asdict(self.engine.check(parts, self._pipeline)))
         self._stack.enter_context(self.servers)
+
+    def cut(self, parts: list[list[Group]], found: Survey, options: RunOptions) -> list[list[Group]]:
+        """The segments as they will be run, in waves where that is the sooner end; as they are if nothing is to do."""
+        todo = [pending_work(self._pipeline, found, part, options) for part in parts]
+        first = next((number for number, work in enumerate(todo) if work.fragments and work.groups), None)
+        if first is None:
+            return parts
+        self.ready([todo[first].groups, *parts[first + 1 :]])
+        return parts if self.engine is None else self.engine.waves(parts, self._pipeline, Known.of(found))
 
 
 def _run_whole(
@@ -258,54 +279,6 @@ def _run_whole(
     else:
         with watched(engine.snapshot, progress):
             run_stage(rows, seed, engine.progress)
-
-
-class RunningServers:
-    """The model servers of a run: started when a segment needs them, stopped when they are in the way or of no use."""
-
-    def __init__(self, pipeline: Pipeline, on_cluster: bool, notify: Notify) -> None:
-        self._models = pipeline.settings.models
-        self._on_cluster = on_cluster
-        self._notify = notify
-        self._links: dict[str, ServerLink] = {}
-        self._handles: dict[str, Any] = {}
-
-    def __enter__(self) -> RunningServers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.keep_only(())
-
-    @property
-    def names(self) -> list[str]:
-        """Those that run now."""
-        return sorted(self._links)
-
-    def lacks(self, names: Sequence[str]) -> bool:
-        """Whether one of them has to be started."""
-        return any(name not in self._links for name in names)
-
-    def need(self, names: Sequence[str], on_ray: bool) -> dict[str, ServerLink]:
-        """Links to these servers; those that the pipeline has to start are started side by side, and healthy."""
-        from ugaf.models.servers.supervisor import begin_servers
-
-        new = [name for name in names if name not in self._links]
-        if new:
-            links, handles = begin_servers(self._models, new, on_ray, self._notify, self._on_cluster)
-            self._links.update(links)
-            self._handles.update(handles)
-        return {name: self._links[name] for name in names}
-
-    def keep_only(self, names: Collection[str]) -> None:
-        """Stop all others."""
-        from ugaf.models.servers.supervisor import stop_servers
-
-        unused = [name for name in self._links if name not in names]
-        for name in unused:
-            del self._links[name]
-        handles = {name: self._handles.pop(name) for name in unused if name in self._handles}
-        if handles:
-            stop_servers(handles, self._notify)
 
 
 def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class Watcher:
@@ -16,3 +17,6 @@ class Watcher:
 
         waiting: for a segment of stages, in order, the rows that are there for each.
         """
+
+    def runs_on(self, machine: Mapping[str, Any]) -> None:
+        """The CPUs and GPUs that do the work are known now: the fields of a `Machine`."""
