@@ -57,11 +57,9 @@ def here() -> Machine:
 
 def known_of(counts: Sequence[StageCounts]) -> Known:
     """What a run's funnel tells."""
-    following = [*counts[1:], None]
     # Of a stage that fans out it is the edits that count, which the next stage is given.
-    alike = [
-        stage for stage, after in zip(counts, following, strict=True) if after is None or stage.level == after.level
-    ]
+    levels = [*(stage.level for stage in counts[1:]), counts[-1].level]
+    alike = [stage for stage, level in zip(counts, levels, strict=True) if stage.level == level]
     return Known(
         rates={stage.name: stage.seconds / stage.rows for stage in counts if stage.rows and stage.seconds},
         given={stage.name: stage.given for stage in counts},
@@ -225,7 +223,7 @@ def _uncertainty(stages: Sequence[Mapping[str, Any]]) -> float:
     on = "gpu_hours" if any(stage["gpu_hours"] for stage in stages) else "cpu_hours"
     total = sum(stage[on] for stage in stages)
     off = sum(stage[on] * TABLE["uncertainty"][stage["cost_from"]] for stage in stages)
-    return off / total if total else 0.0
+    return off / total if total else max((TABLE["uncertainty"][s["cost_from"]] for s in stages), default=0.0)
 
 
 def _tokens_measured(view: RunView) -> dict[str, tuple[float, float]]:

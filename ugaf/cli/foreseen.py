@@ -14,9 +14,9 @@ from ugaf.cli.estimated import Asked, estimate
 from ugaf.columns import record
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.survey import survey
-from ugaf.columns.view import RunView
+from ugaf.columns.view import RunView, StageCounts
 from ugaf.engine.cutting import count_new
-from ugaf.engine.plan import Group, segments, servers_during, servers_of
+from ugaf.engine.plan import FitError, Group, segments, servers_during, servers_of
 from ugaf.engine.recomputed import changes
 from ugaf.engine.runner import RunOptions, pending_work, restricted
 from ugaf.export import earlier
@@ -61,7 +61,7 @@ def foreseen(pipeline: Pipeline, run_options: RunOptions, asked: Asked | None = 
                 )
     parts = restricted(pipeline, run_options)
     models, missing = _models(pipeline, parts)
-    estimated = None if asked is None else estimate(view, list(counts.values()), parts, fresh, asked)
+    estimated = None if asked is None else _estimated(view, list(counts.values()), parts, fresh, asked)
     streaming = pipeline.settings.engine.streaming
     return {
         "pipeline": pipeline.name,
@@ -87,6 +87,17 @@ def foreseen(pipeline: Pipeline, run_options: RunOptions, asked: Asked | None = 
         ],
         **({} if estimated is None else {"estimate": estimated}),
     }
+
+
+def _estimated(
+    view: RunView, counts: list[StageCounts], parts: list[list[Group]], fresh: int, asked: Asked
+) -> dict[str, Any]:
+    try:
+        return estimate(view, counts, parts, fresh, asked)
+    except FitError as error:
+        if asked.gpus is not None:
+            raise
+        raise FitError(f"{error}. For a cluster that is not here: --gpus 8") from error
 
 
 def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:

@@ -24,7 +24,7 @@ from ugaf.base.errors import STOPPED, StopRun, UgafError
 from ugaf.engine import plan_watch
 from ugaf.engine.alike import Alike, AlikeError
 from ugaf.engine.costs import Known, Loads
-from ugaf.engine.layout import check, laid_out, waves
+from ugaf.engine.layout import check, laid_out, restarted, waves
 from ugaf.engine.monitor import BatchedJournal, Monitor
 from ugaf.engine.plan import Group, Machine, Pool, servers_of
 from ugaf.engine.session import machine
@@ -186,11 +186,14 @@ class RayEngine:
         pipeline: Pipeline,
         servers: Sequence[str],
         running: Mapping[str, int],
-        work: Loads,
-    ) -> dict[str, int]:
-        """How many of each server a segment is to have. servers: that run while it does; running: that do already."""
+        load: Loads,
+    ) -> tuple[dict[str, int], bool]:
+        """How many of each server a segment is to have, and whether those that run are to be stopped first.
+
+        servers: that run while it does; running: that do already.
+        """
         names = sorted({*servers, *servers_of(groups)})
-        return laid_out(pipeline, groups, names, machine(), work, running).replicas
+        return restarted(pipeline, groups, names, machine(), load, running)
 
     def run(
         self,
