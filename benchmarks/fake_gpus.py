@@ -44,7 +44,7 @@ class _Sleeps(stage.Stage):
     """Sleeps, and notes from when to when."""
 
     version = 1
-    gpus: ClassVar[float] = 1.0
+    of_gpu: ClassVar[float] = 1.0
     settings: Sleeping
 
     class Settings(Sleeping):
@@ -52,7 +52,7 @@ class _Sleeps(stage.Stage):
 
     @classmethod
     def needs(cls, settings: Any, lane: str | None = None) -> Needs:  # noqa: ARG003
-        return Needs(own_pool=True, cpus=0.01, gpus=cls.gpus, batch_rows=1)
+        return Needs(own_pool=True, cpus=0.01, gpus=cls.of_gpu, batch_rows=1)
 
     def rest(self, seconds: float) -> None:
         began = time.time()
@@ -63,7 +63,7 @@ class _Sleeps(stage.Stage):
 
 
 class Detect(_Sleeps):
-    gpus = 0.25
+    of_gpu = 0.25
     reads = ("width",)
     writes: ClassVar = {"found": stage.Column(float)}
 
@@ -75,10 +75,9 @@ class Detect(_Sleeps):
 class Write(_Sleeps):
     """Four edits of each photograph; which editor makes them is a matter of their number."""
 
-    gpus = 2.0
+    of_gpu = 2.0
     reads = ("found",)
     writes: ClassVar = {"number": stage.Column(int), "engine": stage.Column(str)}
-    fans_out = True
     identity = ("number",)
 
     class Settings(Sleeping):

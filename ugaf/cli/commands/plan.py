@@ -48,18 +48,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _number(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+def _number(least: int) -> Callable[[str], int | str]:
+    def parse(text: str) -> int | str:
+        if not text.strip():
+            return text  # refused with all blank arguments
         number = int(text.replace("_", "").replace(",", ""))
         if number < least:
             raise argparse.ArgumentTypeError(f"{text}: {least} or more")
         return number
 
+    parse.__name__ = "number"
     return parse
 
 
-def _price(text: str) -> float:
+def _price(text: str) -> float | str:
+    if not text.strip():
+        return text
     price = float(text)
     if not (math.isfinite(price) and price >= 0):
         raise argparse.ArgumentTypeError(f"{text}: a number, 0 or more")
     return price
+
+
+_price.__name__ = "price"
