@@ -186,18 +186,34 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     costs.cost_of = cost_of
     layout.TABLE["start_s"] = costs.TABLE["start_s"] / options.scale
     layout.TABLE["kept"]["other"] = layout.TABLE["kept"]["ingest"] = 1.0
-    ray.init(num_gpus=options.gpus, num_cpus=max(4, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     machine = plan.Machine(max(4, os.cpu_count() or 1), options.gpus, 4, options.gpus)
     parts = layout.waves(checked, plan.segments(checked), machine, known)
     layouts = layout.check(checked, parts, machine, known)
     for found in layouts:
         print(", ".join(f"{pool.group.name.replace('fake_gpus:', '')} x {pool.workers}" for pool in found.pools))
     planned = sum(found.seconds for found in layouts)
+    start_ray(options.gpus)
     began = time.time()
     runner.run(checked, runner.RunOptions(), lambda _: None, print)
     ended = time.time()
     ray.shutdown()
     told(Path(trace), planned, began, ended, options)
+
+
+def start_ray(gpus: int) -> None:
+    """Once more where the machine is too busy for Ray's own patience."""
+    import ray
+
+    os.environ.setdefault("RAY_enable_worker_prestart", "0")
+    resources: dict[str, Any] = {"num_gpus": gpus, "num_cpus": max(4, os.cpu_count() or 1)}
+    for tries in range(3):
+        try:
+            ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=160 << 20, **resources)
+            return
+        except Exception:
+            ray.shutdown()
+            if tries == 2:
+                raise
 
 
 def told(trace: Path, planned: float, began: float, ended: float, options: argparse.Namespace) -> None:
