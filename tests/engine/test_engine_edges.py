@@ -19,8 +19,10 @@ from ugaf.base.errors import ConfigError, UgafError
 from ugaf.columns.view import RunView
 from ugaf.engine import loader, runner, worker
 from ugaf.engine import ray_engine as engine
+from ugaf.engine.costs import Known, loads
+from ugaf.engine.layout import laid_out
 from ugaf.engine.monitor import Monitor
-from ugaf.engine.plan import FitError, Machine, segments, size_pools
+from ugaf.engine.plan import FitError, Machine, segments
 from ugaf.engine.units import Unit
 from ugaf.imaging import images
 from ugaf.pipeline.config import Pipeline
@@ -414,12 +416,14 @@ def test_gpu_workers_fill_what_others_leave(tmp_path: Path) -> None:
 
     def workers(one: dict, two: dict, gpus: float) -> list[int]:
         stages = [{MEAN: {"resources": {"cpus": 0.1, **one}}}, {DOUBLE: {"resources": {"cpus": 0.1, **two}}}]
-        groups = segments(pipeline(tmp_path / "photos", tmp_path / "run", stages))[0]
-        return [pool.workers for pool in size_pools(groups, Machine(64, gpus, 64, gpus), None) if pool.gpus]
+        checked = pipeline(tmp_path / "photos", tmp_path / "run", stages)
+        groups = segments(checked)[0]
+        found = laid_out(checked, groups, [], Machine(64, gpus, 64, gpus), loads(checked, groups, Known(), {}))
+        return [pool.workers for pool in found.pools if pool.gpus]
 
     assert workers({"gpus": 1, "workers": 6}, {"gpus": 1}, 8) == [6, 2]
     assert workers({"gpus": 1}, {"gpus": 1}, 8) == [4, 4]
-    assert workers({"gpus": 0.6}, {"gpus": 0.25}, 4) == [2, 8]
+    assert workers({"gpus": 0.6}, {"gpus": 0.25}, 4) == [4, 4]
     assert workers({"gpus": 0.5}, {"gpus": 0.25}, 1) == [1, 2]
     with pytest.raises(FitError, match="need 2 GPUs, and there are 1"):
         workers({"gpus": 1}, {"gpus": 1}, 1)

@@ -26,8 +26,10 @@ from ugaf import cli
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
+from ugaf.engine.costs import Known, loads
+from ugaf.engine.layout import laid_out
 from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
-from ugaf.engine.servers import RunningServers
+from ugaf.engine.running_servers import RunningServers
 from ugaf.engine.turns import Turns
 from ugaf.pipeline import config
 from ugaf.stage import engines
@@ -97,7 +99,8 @@ def test_an_editor_that_nobody_runs_is_refused_before_the_run() -> None:
 
 def test_workers_are_given_by_lane() -> None:
     checked = built([ASSIGN, {LANES: {"resources": {"gpus": 1, "workers": {"b": 3}}}}])
-    pools = size_pools(segments(checked)[0], Machine(32, 8, 32, 8), None)
+    groups = segments(checked)[0]
+    pools = laid_out(checked, groups, [], Machine(32, 8, 32, 8), loads(checked, groups, Known(), {})).pools
     assert {p.group.lane: p.workers for p in pools if p.group.lane} == {"a": 5, "b": 3}
 
 

@@ -186,13 +186,16 @@ def test_a_worker_that_grows_is_renewed_and_no_row_fails_for_it(tmp_path: Path) 
 
 
 def test_a_plan_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:
-    from ugaf.engine.plan import FitError, Machine, segments, size_pools
+    from ugaf.engine.costs import Known, loads
+    from ugaf.engine.layout import laid_out
+    from ugaf.engine.plan import FitError, Machine, segments
 
     make_photos(tmp_path / "photos", 1)
 
     def plan(resources: dict, machine: Machine):
         checked = pipeline(tmp_path / "photos", tmp_path / "run", [{MEAN: {"resources": resources}}])
-        return size_pools(segments(checked)[0], machine, None)
+        groups = segments(checked)[0]
+        return laid_out(checked, groups, [], machine, loads(checked, groups, Known(), {})).pools
 
     laptop = Machine(2, 0, 2, 0)
     with pytest.raises(FitError, match="Mean: each worker needs 1 CPUs and 1 GPUs on one node"):

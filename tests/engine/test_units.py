@@ -10,8 +10,9 @@ from engine_tools import go, make_photos, pipeline, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ugaf.engine.costs import CHILDREN
 from ugaf.engine.plan import segments
-from ugaf.engine.sizing import CHILDREN_GUESS, SPREAD, level_of, onwards, size_of, split_from
+from ugaf.engine.sizing import SPREAD, level_of, onwards, size_of, split_from
 from ugaf.engine.units import FEWEST_S, UNIT_S, Size, Unit, units
 from ugaf.pipeline import config
 
@@ -80,7 +81,7 @@ def test_what_looks_at_the_whole_fragment_is_given_it() -> None:
         assert all(onward.size is not None for onward in handed[first - 1 : -1] if onward)
         edit = next(number for number, name in enumerate(names) if name == "generation.edit")
         assert level_of(checked, groups[edit]) == "edit"
-        assert sizes[edit].most == -(-1000 * CHILDREN_GUESS // (4 * SPREAD))
+        assert sizes[edit].most == -(-1000 * CHILDREN // (4 * SPREAD))
         return
     pytest.fail("no segment has the writer")
 

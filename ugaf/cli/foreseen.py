@@ -10,11 +10,12 @@ from typing import Any
 
 from ugaf.base.errors import UgafError
 from ugaf.base.needs import install_hint
+from ugaf.cli.estimated import Asked, estimate
 from ugaf.columns import record
 from ugaf.columns.code_digest import made_by_other_code
-from ugaf.columns.view import RunView
+from ugaf.columns.view import RunView, StageCounts
 from ugaf.engine.cutting import count_new
-from ugaf.engine.plan import Group, segments, servers_during, servers_of
+from ugaf.engine.plan import FitError, Group, segments, servers_during, servers_of
 from ugaf.engine.recomputed import changes
 from ugaf.engine.runner import RunOptions, pending_work, restricted
 from ugaf.export import earlier
@@ -25,8 +26,11 @@ from ugaf.pipeline.spec import StageSpec
 from ugaf.stage import engines
 
 
-def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:
-    """The plan; reads the run's folder and lists the inputs. Raises what the run would be refused for."""
+def foreseen(pipeline: Pipeline, run_options: RunOptions, asked: Asked | None = None) -> dict[str, Any]:
+    """The plan; reads the run's folder and lists the inputs. Raises what the run would be refused for.
+
+    asked: what an estimate is to be for, if there is to be one.
+    """
     taken_over = record.check_pipeline(pipeline, run_options.replace)
     view = RunView(pipeline.output, pipeline, writes=False)
     # Inputs may not be here where later stages run.
@@ -54,7 +58,10 @@ def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:
                         "changed": changed.get(name, []),
                     }
                 )
-    models, missing = _models(pipeline, restricted(pipeline, run_options))
+    parts = restricted(pipeline, run_options)
+    models, missing = _models(pipeline, parts)
+    estimated = None if asked is None else _estimated(view, list(counts.values()), parts, fresh, asked)
+    streaming = pipeline.settings.engine.streaming
     return {
         "pipeline": pipeline.name,
         "path": view.path,
@@ -68,15 +75,28 @@ def foreseen(pipeline: Pipeline, run_options: RunOptions) -> dict[str, Any]:
         "inputs_missing": found.missing_inputs(pipeline, run_options.first),
         "stages": stages,
         "models": models,
-        "gpus": _gpus(pipeline, restricted(pipeline, run_options)),
-        "streaming": pipeline.settings.engine.streaming,
+        "gpus": _gpus(pipeline, [[group] for part in parts for group in part] if streaming == "auto" else parts),
+        "gpus_together": _gpus(pipeline, parts),
+        "streaming": streaming,
         "missing_here": missing,
         "notes": [
             *([taken_over] if taken_over else []),
             *(record.stays(pipeline, found.inputs) if takes_in else ()),
             *earlier.planned(view),
         ],
+        **({} if estimated is None else {"estimate": estimated}),
     }
+
+
+def _estimated(
+    view: RunView, counts: list[StageCounts], parts: list[list[Group]], fresh: int, asked: Asked
+) -> dict[str, Any]:
+    try:
+        return estimate(view, counts, parts, fresh, asked)
+    except FitError as error:
+        if asked.gpus is not None:
+            raise
+        raise FitError(f"{error}. For a cluster that is not here: --gpus 8") from error
 
 
 def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
@@ -107,7 +127,8 @@ def _models(pipeline: Pipeline, parts: list[list[Group]]) -> tuple[list[dict[str
         if server.endpoints:
             rows.append((f"models.{name}", "runs already", server.answers, ", ".join(server.endpoints)))
         else:
-            place = f"{server.replicas} x ({server.cpus:g} CPU, {server.gpus:g} GPU)"
+            count = "as many as fit" if server.replicas == "auto" else server.replicas
+            place = f"{count} x ({server.cpus:g} CPU, {server.gpus:g} GPU)"
             rows.append((f"models.{name}", str(server.serve), server.answers, place))
             for problem in _missing_for(server):
                 missing.setdefault(problem, []).append(f"models.{name}")
@@ -136,7 +157,7 @@ def _workers_of(spec: StageSpec, lane: str | None) -> str:
 
 def _gpus(pipeline: Pipeline, parts: list[list[Group]]) -> float:
     """The fewest GPUs that hold the plan; without streaming, a stage's are free for the next one."""
-    least, streaming = 0.0, pipeline.settings.engine.streaming
+    least, streaming = 0.0, pipeline.settings.engine.streaming is True
     for number, groups in enumerate(parts):
         pools = sum(g.spec.gpus(g.lane) * (g.spec.workers(g.lane) or 1) for g in groups if g.spec is not None)
         least = max(least, pools + reserved(pipeline.settings.models, servers_during(parts, number, streaming))[1])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ugaf.cli.estimated import left
 from ugaf.cli.progress.files import last_call, timestamp
 from ugaf.cli.progress.shown import duration
 from ugaf.columns.view import RunView, StageCounts
@@ -28,9 +29,26 @@ def document(view: RunView, counts: Sequence[StageCounts]) -> dict[str, Any]:
         "when": timestamp(),
         "state": state,
         "call": None if call is None else {**call.document, "heartbeat_age_s": round(call.age_s, 1)},
+        "left": left_of(view, counts),
         "stages": [stage.as_dict() for stage in counts],
         **_shards(view),
     }
+
+
+def left_of(view: RunView, counts: Sequence[StageCounts]) -> dict[str, Any] | None:
+    """What the run has still to do, on what its last call ran on; None if nothing."""
+    call = last_call(view.storage)
+    return left(view, counts, None if call is None else call.document.get("machine"))
+
+
+def left_text(found: dict[str, Any]) -> str:
+    """One line."""
+    work = f"{found['gpu_hours']:,.1f} GPU-hours" if found["gpu_hours"] else f"{found['cpu_hours']:,.1f} CPU-hours"
+    parts = [f"left to do: {work} of work"]
+    if found["hours"] is not None:
+        parts.append(f"about {duration(3600 * found['hours'])} on what the last call ran on")
+        parts.append(f"bound by {found['bound']}")
+    return ", ".join(parts) + f" (good to about {100 * found['uncertainty']:.0f} %)"
 
 
 def last_call_text(storage: Storage) -> str:

@@ -9,7 +9,7 @@ whole fragment (peers) starts a new *chain*.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ugaf.base.errors import UgafError
@@ -26,12 +26,22 @@ class FitError(UgafError):
 
 @dataclass(frozen=True)
 class Machine:
-    """CPUs and GPUs in all, and of the largest node."""
+    """CPUs and GPUs in all, and of the largest node. nodes: GPUs of each node; () where all are like the largest."""
 
     cpus: float
     gpus: float
     node_cpus: float
     node_gpus: float
+    nodes: tuple[float, ...] = ()
+
+    @property
+    def gpu_nodes(self) -> tuple[float, ...]:
+        """GPUs of each node that has some."""
+        if self.nodes or self.node_gpus <= 0:
+            return tuple(gpus for gpus in self.nodes if gpus > 0)
+        full = int(self.gpus / self.node_gpus + 1e-9)
+        rest = self.gpus - full * self.node_gpus
+        return (self.node_gpus,) * full + ((rest,) if rest > 1e-9 else ())
 
     def without(self, cpus: float, gpus: float) -> Machine:
         """What is left when model servers have taken theirs."""
@@ -95,7 +105,7 @@ def segments(pipeline: Pipeline, until: str | None = None) -> list[list[Group]]:
                 groups.append(Group(tuple(chains), None))
             groups.extend(Group(((spec.name,),), spec, lane) for lane in spec.lanes or [None])
             chains = []
-            if not pipeline.settings.engine.streaming:
+            if pipeline.settings.engine.streaming is False:
                 out.extend([group] for group in groups)
                 groups = []
         elif chains and chains[-1] != (INGEST,) and not _needs_commit(pipeline, spec, chains[-1]):
@@ -145,8 +155,13 @@ def _uses_gpu(groups: Sequence[Group]) -> bool:
     return any(group.spec is not None and group.spec.gpus(group.lane) for group in groups)
 
 
-def left_by_servers(machine: Machine, pipeline: Pipeline, names: Sequence[str]) -> Machine:
-    """The machine without what the servers that the pipeline starts take. Raises FitError if they do not fit."""
+def left_by_servers(
+    machine: Machine, pipeline: Pipeline, names: Sequence[str], replicas: Mapping[str, int] | None = None
+) -> Machine:
+    """The machine without what the servers that the pipeline starts take. Raises FitError if they do not fit.
+
+    replicas: how many there are of each; of others, as many as their entries say, at least one.
+    """
     models = pipeline.settings.models
     for name in names:
         server = models[name]
@@ -156,7 +171,7 @@ def left_by_servers(machine: Machine, pipeline: Pipeline, names: Sequence[str]) 
                 f"node has {machine.node_cpus:g} and {machine.node_gpus:g}. Name one that runs elsewhere: "
                 f"--set 'models.{name}.endpoints=[http://HOST:PORT/v1]'"
             )
-    cpus, gpus = reserved(models, names)
+    cpus, gpus = reserved(models, names, replicas)
     if gpus > machine.gpus or cpus > machine.cpus:
         started = ", ".join(f"models.{name}" for name in names if models[name].is_started)
         raise FitError(
@@ -166,11 +181,14 @@ def left_by_servers(machine: Machine, pipeline: Pipeline, names: Sequence[str]) 
     return machine.without(cpus, gpus)
 
 
-def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -> list[Pool]:
+def size_pools(
+    groups: Sequence[Group], machine: Machine, workers: int | None, shares: Mapping[str, int] | None = None
+) -> list[Pool]:
     """How many workers each group gets, and what each reserves.
 
-    Stages with a pool of their own take what their settings say; the CPU groups share the CPUs that are left, one
-    worker a CPU unless `workers` says otherwise, at a fraction of a CPU each so that the plan fits.
+    Stages with a pool of their own take what their settings say, else what `shares` gives them (by name of the group;
+    `ugaf.engine.layout`), else one worker. The CPU groups share the CPUs that are left, one worker a CPU unless
+    `workers` says otherwise, at a fraction of a CPU each so that the plan fits.
 
     Raises:
         FitError: naming the stage and what is missing.
@@ -179,7 +197,7 @@ def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -
         if machine.cpus < 1:
             raise FitError(f"{groups[0].name}: its tasks need a CPU each, and model servers leave {machine.cpus:g}")
         return []
-    own = {g.name: _own_pool(g, g.spec, groups, machine) for g in groups if g.spec is not None}
+    own = {g.name: _own_pool(g, g.spec, groups, machine, shares or {}) for g in groups if g.spec is not None}
     taken = sum(pool.workers * pool.cpus for pool in own.values())
     shared = [group for group in groups if group.spec is None]
     free = machine.cpus * MACHINE_SHARE - taken
@@ -195,15 +213,6 @@ def size_pools(groups: Sequence[Group], machine: Machine, workers: int | None) -
     return [own.get(group.name) or Pool(group, each, fraction, 0.0, given=workers is not None) for group in groups]
 
 
-def _fitting(share: float, gpus: float) -> int:
-    """How many workers a share of the GPUs holds. A fraction lies on one GPU: two GPUs hold two workers of 0.6."""
-    tiny = 1e-9
-    whole = int(share + tiny)
-    if gpus >= 1:
-        return int(whole / gpus + tiny)
-    return whole * int(1 / gpus + tiny) + int((share - whole) / gpus + tiny)
-
-
 def _packs(shares: Sequence[float], gpus: float) -> bool:
     """Whether workers of these shares have room: a fraction lies on one GPU (first fit, the largest first)."""
     left = [1.0] * int(gpus + 1e-9) + ([gpus % 1] if gpus % 1 > 1e-9 else [])
@@ -217,7 +226,9 @@ def _packs(shares: Sequence[float], gpus: float) -> bool:
     return whole <= gpus + 1e-9
 
 
-def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: Machine) -> Pool:
+def _own_pool(
+    group: Group, spec: StageSpec, groups: Sequence[Group], machine: Machine, shares: Mapping[str, int]
+) -> Pool:
     cpus, gpus, given = spec.cpus(group.lane), spec.gpus(group.lane), spec.workers(group.lane)
     if gpus > machine.node_gpus or cpus > machine.node_cpus:
         hint = spec.demand(group.lane).without_gpu
@@ -226,30 +237,15 @@ def _own_pool(group: Group, spec: StageSpec, groups: Sequence[Group], machine: M
             f"{machine.node_cpus:g} CPUs and {machine.node_gpus:g} GPUs"
             + (f". Without a GPU: --set {spec.name}.{hint}" if hint and gpus > machine.node_gpus else "")
         )
-    users = [_Share(g.spec.gpus(g.lane), g.spec.workers(g.lane)) for g in groups if g.spec is not None]
-    if given is not None:
-        workers = given
-    elif gpus:
-        taken = sum(user.gpus * user.workers for user in users if user.workers)
-        share = (machine.gpus - taken) / sum(1 for user in users if user.gpus and not user.workers)
-        workers = max(1, _fitting(share, gpus))
-    else:
-        workers = 1
-    total = sum((user.workers or 1) * user.gpus for user in users)
-    if total > machine.gpus or not _packs(
-        [user.gpus for user in users for _ in range(user.workers or 1)], machine.gpus
-    ):
+    users = [
+        (g.spec.gpus(g.lane), g.spec.workers(g.lane) or shares.get(g.name, 1)) for g in groups if g.spec is not None
+    ]
+    total = sum(gpus * count for gpus, count in users)
+    if total > machine.gpus + 1e-9 or not _packs([gpus for gpus, count in users for _ in range(count)], machine.gpus):
         raise FitError(
             f"the plan does not fit: its stages need {total:g} GPUs, and there are {machine.gpus:g} that no model "
             "server takes (a worker's share lies on one GPU); with --set engine.streaming=false they run one after the "
             "other"
         )
+    workers = given or shares.get(group.name, 1)
     return Pool(group, workers, cpus, gpus, spec.demand(group.lane).fragments, given is not None)
-
-
-@dataclass(frozen=True)
-class _Share:
-    """What a pool asks of the GPUs: gpus a worker, and the number of workers where it is given."""
-
-    gpus: float
-    workers: int | None

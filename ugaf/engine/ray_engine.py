@@ -23,8 +23,10 @@ import numpy as np
 from ugaf.base.errors import STOPPED, StopRun, UgafError
 from ugaf.engine import plan_watch
 from ugaf.engine.alike import Alike, AlikeError
+from ugaf.engine.costs import Known, Loads
+from ugaf.engine.layout import check, laid_out, restarted, waves
 from ugaf.engine.monitor import BatchedJournal, Monitor
-from ugaf.engine.plan import Group, Pool, left_by_servers, servers_during, size_pools
+from ugaf.engine.plan import Group, Machine, Pool, servers_of
 from ugaf.engine.renewal import Renewal
 from ugaf.engine.session import machine
 from ugaf.engine.sizing import onwards as onwards_of
@@ -172,12 +174,30 @@ class RayEngine:
         self._elastic = elastic
         self.monitor: Any = actor.options(**options).remote(stop_after_alike)
 
-    def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> None:
-        """Raises FitError if any of the segments does not fit, before the first one starts."""
-        engine = pipeline.settings.engine
-        for number, groups in enumerate(segments):
-            servers = servers_during(segments, number, engine.streaming)
-            size_pools(groups, left_by_servers(machine(), pipeline, servers), engine.workers)
+    def check(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline) -> Machine:
+        """What there is here. Raises FitError if any of the segments does not fit, before the first one starts."""
+        here = machine()
+        check(pipeline, waves(pipeline, segments, here, Known()), here, Known())
+        return here
+
+    def waves(self, segments: Sequence[Sequence[Group]], pipeline: Pipeline, known: Known) -> list[list[Group]]:
+        """The segments as they fit here: in waves where that is the sooner end."""
+        return waves(pipeline, segments, machine(), known)
+
+    def replicas(
+        self,
+        groups: Sequence[Group],
+        pipeline: Pipeline,
+        servers: Sequence[str],
+        running: Mapping[str, int],
+        load: Loads,
+    ) -> tuple[dict[str, int], bool]:
+        """How many of each server a segment is to have, and whether those that run are to be stopped first.
+
+        servers: that run while it does; running: that do already.
+        """
+        names = sorted({*servers, *servers_of(groups)})
+        return restarted(pipeline, groups, names, machine(), load, running)
 
     def run(
         self,
@@ -185,21 +205,22 @@ class RayEngine:
         make_task: MakeTask,
         work: Work,
         pipeline: Pipeline,
-        servers: Sequence[str],
+        servers: Mapping[str, int],
         rates: Mapping[str, float],
         progress: Progress,
+        load: Loads | None = None,
     ) -> str:
         """One streaming plan over units of the fragments. Returns why another one has to go on, "" if it came to its
         end. Raises RunError with the first worker's error.
 
-        servers: entries of `models:` that are running meanwhile. rates: seconds a row of stages, where it is known.
+        servers: entries of `models:` that are running meanwhile, and how many of each. rates: seconds a row of stages,
+        where it is known. load: of the groups and servers, see `layout`.
         """
         import ray
 
         # Before the plan is made: it takes a copy of the context.
         _prepare_ray_data(plan_watch.PlanWatch(machine))
-        left = left_by_servers(machine(), pipeline, servers)
-        pools = size_pools(groups, left, pipeline.settings.engine.workers)
+        pools = laid_out(pipeline, groups, list(servers), machine(), load or Loads(), servers).pools
         photographs = sum(pending.photographs for pending in work.values())
         sizes = [size_of(pipeline, pool.group, pool.workers * pool.fragments, photographs) for pool in pools]
         onwards = onwards_of(pipeline, groups, sizes)

@@ -6,9 +6,9 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from typing import Any
 
 from ugaf.base import faults
@@ -22,47 +22,27 @@ from ugaf.columns.snapshot import Snapshot, Snapshots
 from ugaf.columns.survey import Survey
 from ugaf.columns.verdicts import Fits
 from ugaf.engine.alike import Alike, shape
+from ugaf.engine.costs import Known, expected, loads
 from ugaf.engine.cutting import listed
 from ugaf.engine.metrics import RunMetrics
 from ugaf.engine.monitor import Monitor
-from ugaf.engine.plan import Group, segments, servers_during, servers_of
-from ugaf.engine.ray_engine import MakeTask, Pending, RayEngine, Work, run_inline, watched
-from ugaf.engine.servers import RunningServers
+from ugaf.engine.plan import Group, servers_during, servers_of
+from ugaf.engine.ray_engine import MakeTask, RayEngine, run_inline, watched
+from ugaf.engine.running_servers import RunningServers
 from ugaf.engine.session import Session, cluster_address
 from ugaf.engine.units import Onward
 from ugaf.engine.watcher import Watcher
 from ugaf.engine.whole_run import rows_of, run_stage
+from ugaf.engine.work import Notify as Notify
+from ugaf.engine.work import RunOptions as RunOptions
+from ugaf.engine.work import SegmentWork, allowed_stages
+from ugaf.engine.work import pending_work as pending_work
+from ugaf.engine.work import restricted as restricted
 from ugaf.engine.workplace import Task
 from ugaf.ingest import save_listing, unknown_tasks
 from ugaf.models.servers import ServerLink
 from ugaf.pipeline.config import INGEST, Pipeline
 from ugaf.storage import Storage
-
-Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user asks of one call. first, last: stages to run, by name (both given for a single stage). replace: take
-    over the folder of another pipeline's run. finish_withdrawal: does what is left of an interrupted one, before all
-    else."""
-
-    first: str | None = None
-    last: str | None = None
-    retry_failed: bool = False
-    address: str | None = None
-    replace: bool = False
-    finish_withdrawal: Callable[[Pipeline, Notify], None] | None = None
-
-
-@dataclass(frozen=True)
-class SegmentWork:
-    """What a segment would do: fragments with something pending (and their duplicate ids), the groups that it takes,
-    and rows pending by stage as far as can be known before the stages before them have run."""
-
-    groups: list[Group]
-    fragments: Work
-    pending: dict[str, int]
 
 
 def run(
@@ -96,7 +76,7 @@ def _take_back(columns: Columns, alike: Alike) -> None:
 
 
 def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> Snapshot | None:
-    _allowed(pipeline, options)
+    allowed_stages(pipeline, options)
     faults.set_patience(pipeline.settings.engine.patience_s, notify)
     _check_output(pipeline, options)
     taken_over = record.check_pipeline(pipeline, options.replace)
@@ -113,7 +93,7 @@ def _run(pipeline: Pipeline, options: RunOptions, tell: Any, notify: Notify, wat
 
 def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, watcher: Watcher) -> Snapshot | None:
     pipeline = columns.pipeline
-    allowed = _allowed(pipeline, options)
+    allowed = allowed_stages(pipeline, options)
     if columns.storage.exists(record.RUN_FILE):
         watcher.accepted()
     if tombstones.is_unfinished(columns.storage):
@@ -139,6 +119,7 @@ def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, 
             notify(line)
         for line in made_by_other_code(pipeline.stages, found.made_by):
             notify(line)
+        parts = machines.cut(parts, found, options)
         for number in range(len(parts)):
             while True:
                 work = pending_work(pipeline, found, parts[number], options)
@@ -173,10 +154,17 @@ def _do(
 ) -> str:
     """Do the work of a segment. Returns why what is left of it is to be done anew, "" if that would be of no use."""
     pipeline, engine, servers, watcher = columns.pipeline, machines.engine, machines.servers, machines.watcher
-    servers.keep_only(servers_during(parts, number, pipeline.settings.engine.streaming))
+    names = servers_during(parts, number, pipeline.settings.engine.streaming is True)
+    servers.keep_only(names)
+    known = Known.of(found)
+    load = loads(pipeline, work.groups, known, expected(pipeline, known))
+    wanted: dict[str, int] = {}
+    if engine is not None:
+        wanted, anew = engine.replicas(work.groups, pipeline, names, servers.running, load)
+        servers.keep_only(() if anew else names)
     if servers.lacks(servers_of(work.groups)):
         watcher.doing(f"starting model servers: {', '.join(servers_of(work.groups))}")
-    links = servers.need(servers_of(work.groups), on_ray=engine is not None)
+    links = servers.need(servers_of(work.groups), on_ray=engine is not None, replicas=wanted)
     make_task = _task_maker(columns, found.fits, options, links)
     watcher.doing(_segment_text(number, len(parts), work), work.pending)
     progress = machines.counted(work.pending, tell)
@@ -186,7 +174,9 @@ def _do(
     elif engine is None:
         run_inline(work.groups, make_task, work.fragments, monitor, progress)
     else:
-        again = engine.run(work.groups, make_task, work.fragments, pipeline, servers.names, found.rates, progress)
+        again = engine.run(
+            work.groups, make_task, work.fragments, pipeline, servers.running, found.rates, progress, load
+        )
         news = engine.news
     machines.counted({}, tell)
     for line in news():
@@ -269,7 +259,7 @@ class _Machines:
             self.watcher.doing("attaching to Ray" if self._on_cluster else "starting Ray")
             self._stack.enter_context(Session(self._options.address, self.watcher.lost))
             self.engine = RayEngine(self._pipeline.settings.engine.stop_after_alike, elastic=self._on_cluster)
-            self.engine.check(parts, self._pipeline)
+            self.watcher.runs_on(asdict(self.engine.check(parts, self._pipeline)))
             stages = [INGEST, *(spec.name for spec in self._pipeline.stages)]
             self._metrics = RunMetrics(self._pipeline.name, stages)
         self._stack.enter_context(self.servers)
@@ -281,6 +271,15 @@ class _Machines:
             return progress
         self._metrics.segment(waiting)
         return self._metrics.beside(progress)
+
+    def cut(self, parts: list[list[Group]], found: Survey, options: RunOptions) -> list[list[Group]]:
+        """The segments as they will be run, in waves where that is the sooner end; as they are if nothing is to do."""
+        todo = [pending_work(self._pipeline, found, part, options) for part in parts]
+        first = next((number for number, work in enumerate(todo) if work.fragments and work.groups), None)
+        if first is None:
+            return parts
+        self.ready([todo[first].groups, *parts[first + 1 :]])
+        return parts if self.engine is None else self.engine.waves(parts, self._pipeline, Known.of(found))
 
 
 def _run_whole(
@@ -307,29 +306,6 @@ def _check_installed(pipeline: Pipeline, groups: Sequence[Group], options: RunOp
             raise ConfigError(f"{name}: {install_hint(missing)}")
 
 
-def pending_work(pipeline: Pipeline, found: Survey, groups: Sequence[Group], options: RunOptions) -> SegmentWork:
-    """What is missing in a segment."""
-    order = [INGEST, *(spec.name for spec in pipeline.stages)]
-    allowed = _allowed(pipeline, options)
-    kept = [group for group in (_restrict(group, allowed) for group in groups) if group is not None]
-    names = [name for group in kept for name in group.stages]
-    if not names:
-        return SegmentWork([], {}, {})
-    work: dict[str, Pending] = {}
-    pending = dict.fromkeys(names, 0)
-    for fragment, todo in found.todo.items():
-        counts = {name: new + (failed if options.retry_failed else 0) for name, (new, failed) in todo.items()}
-        for name in counts.keys() & pending.keys():
-            pending[name] += counts[name]
-            if counts[name]:
-                photographs = max(sum(found.todo[fragment].get(INGEST, (0,))), found.photographs.get(fragment, 0))
-                work[fragment] = Pending(sorted(found.skips.get(fragment, ())), photographs)
-    first = next((order.index(name) for name in names if pending[name]), len(order))
-    due = set(order[first:])
-    needed = [group for group in (_from(group, due) for group in kept) if group is not None]
-    return SegmentWork(needed, work, pending)
-
-
 def _check_output(pipeline: Pipeline, options: RunOptions) -> None:
     """On a cluster a relative path is another folder on every node, and a submitted job's is deleted after it."""
     cluster = cluster_address(options.address)
@@ -339,38 +315,6 @@ def _check_output(pipeline: Pipeline, options: RunOptions) -> None:
             f"output: on the cluster {cluster} the run's folder must be a URL or an absolute path that every node "
             f"shares (got {pipeline.output!r}); set it with --output"
         )
-
-
-def _allowed(pipeline: Pipeline, options: RunOptions) -> set[str]:
-    order = [INGEST, *(spec.name for spec in pipeline.stages)]
-    for name in (options.first, options.last):
-        if name is not None and name != INGEST:
-            pipeline.stage(name)
-    first = order.index(options.first) if options.first else 0
-    last = order.index(options.last) if options.last else len(order) - 1
-    if first > last:
-        raise ConfigError(f"--from {options.first} comes after --until {options.last}")
-    return set(order[first : last + 1])
-
-
-def restricted(pipeline: Pipeline, options: RunOptions) -> list[list[Group]]:
-    """All segments with only the stages that were asked for."""
-    allowed = _allowed(pipeline, options)
-    found = [[g for g in (_restrict(group, allowed) for group in groups) if g] for groups in segments(pipeline)]
-    return [groups for groups in found if groups]
-
-
-def _from(group: Group, due: set[str]) -> Group | None:
-    """The group without the chains that have nothing to do in any fragment."""
-    chains = tuple(chain for chain in group.chains if due.intersection(chain))
-    return replace(group, chains=chains) if chains else None
-
-
-def _restrict(group: Group, allowed: set[str]) -> Group | None:
-    """The group with only the allowed stages (a contiguous range of the pipeline)."""
-    chains = tuple(tuple(name for name in chain if name in allowed) for chain in group.chains)
-    chains = tuple(chain for chain in chains if chain)
-    return replace(group, chains=chains) if chains else None
 
 
 def _task_maker(columns: Columns, fits: Fits, options: RunOptions, links: Mapping[str, ServerLink]) -> MakeTask:

@@ -94,6 +94,7 @@ def machine() -> Machine:
         total.get("GPU", 0),
         max((n.get("CPU", 0) for n in nodes), default=0),
         max((n.get("GPU", 0) for n in nodes), default=0),
+        tuple(sorted((n["GPU"] for n in nodes if n.get("GPU")), reverse=True)),
     )
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ugaf.engine.costs import CHILDREN, cost_of
 from ugaf.engine.plan import Group
 from ugaf.engine.units import Onward, Size
 from ugaf.pipeline.config import INGEST, Pipeline
 
 SPREAD = 16
 """Units that each worker of a pool should get at least, of a run that is small."""
-CHILDREN_GUESS = 4
-"""Edits that a photograph is taken to have, before any is known."""
-GUESSES = {"gpu": 5.0, "server": 2.0, "pool": 1.0, "cpu": 0.05}
-"""Seconds a row of a stage that the run has not measured yet: of one that needs a GPU, asks a server, has workers of
-its own, or shares them."""
 
 
 def split_from(pipeline: Pipeline, groups: Sequence[Group]) -> int:
@@ -41,9 +37,9 @@ def level_of(pipeline: Pipeline, group: Group) -> str:
 
 def size_of(pipeline: Pipeline, group: Group, workers: int, photographs: int) -> Size:
     """The size of a group's units. photographs: of the run (or pairs), as far as is known."""
-    guess = {name: _guess(pipeline, name) for name in group.stages}
+    guess = {name: cost_of(pipeline, name, group.lane).seconds for name in group.stages}
     fan_out = level_of(pipeline, group) == "edit" and not pipeline.is_pairs
-    rows = photographs * (CHILDREN_GUESS if fan_out else 1)
+    rows = photographs * (CHILDREN if fan_out else 1)
     batch = group.spec.batch_rows(group.lane) if group.spec is not None else 1
     return Size(group.stages, guess, batch, max(1, math.ceil(rows / (max(1, workers) * SPREAD))))
 
@@ -56,11 +52,3 @@ def onwards(pipeline: Pipeline, groups: Sequence[Group], sizes: Sequence[Size]) 
         if number:
             out.append(Onward(level_of(pipeline, group), size if number >= first else None))
     return [*out, None]
-
-
-def _guess(pipeline: Pipeline, name: str) -> float:
-    if name == INGEST:
-        return GUESSES["cpu"]
-    spec = pipeline.stage(name)
-    kind = "gpu" if spec.gpus() > 0 else "server" if spec.needs.servers else "pool" if spec.own_pool else "cpu"
-    return GUESSES[kind]

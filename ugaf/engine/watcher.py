@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ugaf.base.printing import complain
 
@@ -22,3 +23,6 @@ class Watcher:
     def lost(self, why: str) -> None:
         """The head of Ray is gone, and Ray will end this process without a word. Called from a thread of its own."""
         complain("ugaf", why)
+
+    def runs_on(self, machine: Mapping[str, Any]) -> None:
+        """The CPUs and GPUs that do the work are known now: the fields of a `Machine`."""

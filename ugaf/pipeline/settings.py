@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,8 +25,10 @@ class EngineSettings(Settings):
 
     executor: str = Field("ray", pattern="^(ray|inline)$", description="ray, or inline: one process, for debugging")
     workers: int | None = Field(None, ge=1, description="CPU workers; default: one for each CPU")
-    streaming: bool = Field(
-        True, description="false: stages with workers of their own run one after the other, for few GPUs"
+    streaming: bool | Literal["auto"] = Field(
+        "auto",
+        description="true: all stages run side by side; false: those with workers of their own one after the other; "
+        "auto: side by side as far as that is the sooner end on the GPUs that there are",
     )
     flush_mb: int = Field(64, ge=1, description="a worker writes a part whenever its new columns reach this size")
     flush_s: float = Field(30.0, ge=0, description="and whenever they hold so many seconds of a stage's work")

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
 
     from ugaf.cli.commands import asked
     from ugaf.cli.commands.terminal import console, failure_lines, funnel_table
-    from ugaf.cli.status import document, last_call_text
+    from ugaf.cli.status import document, last_call_text, left_of, left_text
 
     view = asked.view(options)
     counts = view.funnel()
@@ -29,6 +29,9 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"[bold]{escape(view.name)}[/] {escape(view.path)}")
     console.print(escape(last_call_text(view.storage)))
     console.print(funnel_table(counts), crop=False)
+    found = left_of(view, counts)
+    if found is not None:
+        console.print(escape(left_text(found)))
     for line in failure_lines(counts):
         console.print(escape(line))
     return 0

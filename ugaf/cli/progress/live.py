@@ -59,6 +59,7 @@ class Call(Watcher):
         self._command = command
         self._live: Live | None = None
         self._told: set[str] = set()
+        self._machine: dict[str, Any] | None = None
         self._last_line = self._last_beat = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -100,6 +101,10 @@ class Call(Watcher):
         self.tracker.counts(snapshot)
         with self._lock:
             self._tell_ended(self.tracker.state())
+
+    def runs_on(self, machine: Mapping[str, Any]) -> None:
+        """See `Watcher.runs_on`; it is kept in `progress.json`."""
+        self._machine = dict(machine)
 
     def note(self, text: str) -> None:
         """A line that is worth reading later: it is printed and logged."""
@@ -196,7 +201,8 @@ class Call(Watcher):
         beats = self._beats
         if beats is not None:
             self._last_beat = time.monotonic()
-            document = beats.document(state, shown.document(self.tracker.state()), **end)
+            doing = {"machine": self._machine, **shown.document(self.tracker.state())}
+            document = beats.document(state, doing, **end)
             self._safely(lambda: beats.beat(document))
             self._safely(self._log.flush)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -57,7 +57,9 @@ class ModelServer(Settings):
         {}, description="options of the server's command line: {tensor-parallel-size: 2} gives --tensor-parallel-size 2"
     )
     env: dict[str, str] = operational({}, description="environment variables of the server; no keys: they are recorded")
-    replicas: int = operational(1, ge=1, description="servers to start")
+    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = operational(
+        "auto", description="servers to start; auto: in proportion to their work, of the GPUs that there are"
+    )
     gpus: float = operational(1.0, ge=0, description="GPUs of one started server")
     cpus: float = operational(1.0, ge=0, description="CPUs of one started server")
     start_timeout_s: float = operational(1800.0, gt=0, description="how long a started server may take to be healthy")
@@ -129,6 +131,11 @@ class ModelServer(Settings):
         """The pipeline starts it."""
         return not self.endpoints
 
+    @property
+    def least(self) -> int:
+        """Fewest servers to start."""
+        return 1 if self.replicas == "auto" else self.replicas
+
     def identity(self) -> dict[str, Any]:
         """What of it a fingerprint covers: which model answers, and how it is made to answer in JSON."""
         return {
@@ -140,10 +147,16 @@ class ModelServer(Settings):
         }
 
 
-def reserved(models: Mapping[str, ModelServer], names: Iterable[str]) -> tuple[float, float]:
-    """CPUs and GPUs that the started ones of these servers take, all replicas together."""
-    started = [models[name] for name in names if models[name].is_started]
-    return sum(s.cpus * s.replicas for s in started), sum(s.gpus * s.replicas for s in started)
+def reserved(
+    models: Mapping[str, ModelServer], names: Iterable[str], replicas: Mapping[str, int] | None = None
+) -> tuple[float, float]:
+    """CPUs and GPUs that the started ones of these servers take, all replicas together.
+
+    replicas: how many there are of each; of others, as many as their entries say, at least one.
+    """
+    started = [(models[name], (replicas or {}).get(name, models[name].least)) for name in names]
+    started = [(server, count) for server, count in started if server.is_started]
+    return sum(s.cpus * count for s, count in started), sum(s.gpus * count for s, count in started)
 
 
 def check_start(server: ModelServer) -> None:

@@ -201,9 +201,10 @@ def begin_servers(
     local = not across_nodes and not (on_ray and started and len(_nodes()) > 1)
     handles: Handles = {name: [] for name in started}
     try:
-        for name, server in started.items():
+        # The largest first: those of one GPU fit between them, and not the other way round.
+        for name, server in sorted(started.items(), key=lambda item: -item[1].gpus):
             notify(f"models.{name}: starting {_describe(server)}")
-            for _ in range(server.replicas):
+            for _ in range(server.least):
                 timed = timing or Timing()
                 handles[name].append(OnRay(name, server, timed, local) if on_ray else Here(name, server, timed))
         _wait(started, handles, notify, PLACE_S if local else None)
@@ -275,8 +276,8 @@ def _answer(name: str, asked: Any) -> Status | None:
 
 
 def _describe(server: ModelServer) -> str:
-    count = "a server" if server.replicas == 1 else f"{server.replicas} servers"
-    return f"{count} of {server.model} ({server.serve}, {_resources(server)}{' each' if server.replicas > 1 else ''})"
+    count = "a server" if server.least == 1 else f"{server.least} servers"
+    return f"{count} of {server.model} ({server.serve}, {_resources(server)}{' each' if server.least > 1 else ''})"
 
 
 def _resources(server: ModelServer) -> str:
@@ -290,8 +291,8 @@ def _count(number: float, noun: str) -> str:
 def _news(server: ModelServer, handles: Sequence[Handle]) -> str:
     placed = [handle for handle in handles if handle.poll() is not None]
     if len(placed) < len(handles):
-        return f"{len(handles) - len(placed)} of {server.replicas} wait for a node with {_resources(server)} free"
-    return f"{len(handles)} of {server.replicas} still starting; the last line of the log: {placed[0].last_line()}"
+        return f"{len(handles) - len(placed)} of {server.least} wait for a node with {_resources(server)} free"
+    return f"{len(handles)} of {server.least} still starting; the last line of the log: {placed[0].last_line()}"
 
 
 def _no_room(name: str, server: ModelServer, spent: float) -> str:
@@ -300,7 +301,7 @@ def _no_room(name: str, server: ModelServer, spent: float) -> str:
     free = ray.available_resources()
     nodes = ", ".join(f"{_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}" for cpus, gpus in _nodes())
     return (
-        f"models.{name}: Ray found no room for a server in {spent:.0f} s. Each of its {server.replicas} needs "
+        f"models.{name}: Ray found no room for a server in {spent:.0f} s. Each of its {server.least} needs "
         f"{_resources(server)} on one node; free on all nodes together are {_count(free.get('GPU', 0), 'GPU')} and "
         f"{_count(free.get('CPU', 0), 'CPU')}. The nodes have {nodes}. Set smaller replicas, gpus or cpus, add nodes, "
         "or name a server that runs elsewhere with `endpoints`"
