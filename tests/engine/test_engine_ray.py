@@ -68,8 +68,6 @@ def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
     columns = ["mean", "double", "side", "half_mean", "donor", "edited_image", "draw"]
     assert table(on_ray, "edit", columns) == table(inline, "edit", columns)
     assert counts(on_ray)[FLIP].kept == 60
-    # Its edits spread over its workers, whatever the fragments are.
-    assert len(on_ray.columns.parts_of_all(FLIP)[on_ray.fragments[0]]) > 1
 
 
 @pytest.mark.timeout(600)

@@ -59,6 +59,10 @@ def heavy_columns(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(field.name for field in schema if pa.types.is_large_binary(field.type))
 
 
+class GoneError(UgafError):
+    """A file was there when it was listed, and is not any more: parts were joined, or somebody deleted it."""
+
+
 class Columns:
     """Reads and writes the parts of one run as one pipeline sees them (its fingerprints say which folders).
 
@@ -93,12 +97,12 @@ class Columns:
     def sources(self, fragment: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The sources that were cut into a fragment, or some columns of them (see `SourceRef.to_table`)."""
         path, names = f"{SOURCES}/{fragment}.parquet", None if columns is None else list(columns)
-        return _parquet(self.storage, path, lambda file: file.read(columns=names, use_threads=False))
+        return read_part(self.storage, path, lambda file: file.read(columns=names, use_threads=False))
 
     def origins(self, fragment: str) -> Runs:
         """The inputs of the sources that were cut into a fragment, and how many are of each, in their order."""
         path = f"{SOURCES}/{fragment}.parquet"
-        return _parquet(self.storage, path, lambda f: runs_of(f.schema_arrow.metadata, f.metadata.num_rows))
+        return read_part(self.storage, path, lambda f: runs_of(f.schema_arrow.metadata, f.metadata.num_rows))
 
     def parts(self, stage: str, fragment: str) -> list[str]:
         folder = f"{self.folder(stage)}/{fragment}"
@@ -129,21 +133,31 @@ class Columns:
         ordered = sorted(rows, key=lambda row: row["id"])
         table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in ordered], schema=schema)
         attempt = max((int(row.get("attempt") or 0) for row in rows), default=0)
-        # Ingest's rows with their sources: one photograph may come twice, from a source in one part and another later.
-        keys = [f"{row['id']} {row.get(REFS, '')}" if stage == INGEST else row["id"] for row in ordered]
-        digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(len(rows))}
         if code is None and stage != INGEST:
             code = code_digest(self.pipeline.stage(stage))
+        return self.put(stage, fragment, table, attempt, seconds, code or "")
+
+    def put(self, stage: str, fragment: str, table: pa.Table, attempt: int, seconds: float, code: str) -> str:
+        """Write a table of `part_schema`, sorted by id, as one part; see `write`."""
+        facts = {"ugaf.seconds": f"{seconds:.3f}", "ugaf.rows": str(table.num_rows)}
         if code:
             facts[FACT.decode()] = code
-        data = parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(schema))
+        data = parquet_bytes(table.replace_schema_metadata(facts), heavy_columns(table.schema))
         self.check()
         while True:
-            path = f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
+            path = self.part_path(stage, fragment, table, attempt)
             if self.storage.create(path, data) or not attempt:
                 return path
             attempt += 1
+
+    def part_path(self, stage: str, fragment: str, table: pa.Table, attempt: int) -> str:
+        """The name of a part with these rows: of the attempt and of their ids."""
+        # Ingest's rows with their sources: one photograph may come twice, from a source in one part and another later.
+        keys = table.column("id").to_pylist()
+        if stage == INGEST:
+            keys = [f"{key} {refs or ''}" for key, refs in zip(keys, table.column(REFS).to_pylist(), strict=True)]
+        digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        return f"{self.folder(stage)}/{fragment}/part-{attempt:03d}-{digest}.parquet"
 
     def check(self) -> None:
         """Raises StopRun if the run was given to another driver."""
@@ -158,12 +172,12 @@ class Columns:
         taken = 0
         self.check()
         for path in self.parts(stage, fragment):
-            errors = _parquet(self.storage, path, lambda file: light_columns(file, ["error"])).column("error")
+            errors = read_part(self.storage, path, lambda file: light_columns(file, ["error"])).column("error")
             stays = [error is None or not is_wrong(error) for error in errors.to_pylist()]
             if all(stays):
                 continue
             if any(stays):
-                table = _parquet(self.storage, path, lambda file: file.read(use_threads=False))
+                table = read_part(self.storage, path, lambda file: file.read(use_threads=False))
                 facts = table.schema.metadata or {}
                 seconds, code = float(facts.get(b"ugaf.seconds", b"0")), facts.get(FACT, b"").decode()
                 rows = table.filter(pa.array(stays)).to_pylist()
@@ -177,7 +191,7 @@ class Columns:
             return light_columns(file, names), file.schema_arrow.metadata or {}
 
         def whole() -> Light:
-            return _parquet(self.storage, path, read)
+            return read_part(self.storage, path, read)
 
         return whole() if self._remembered is None else self._remembered.light(path, names, whole)
 
@@ -201,11 +215,7 @@ class Columns:
         table = pa.concat_tables(tables)
         if len(tables) == 1:
             return table.take(pc.sort_indices(table.column("id"))), facts
-        winners = table.take(_winners(table, pa.chunked_array(attempts)))
-        for name in (SOURCES, REFS):
-            if stage == INGEST and name in names:
-                winners = _merge_lists(winners, table, name)
-        return winners, facts
+        return winning(stage, table, pa.chunked_array(attempts)), facts
 
 
 def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
@@ -218,7 +228,7 @@ def children_table(table: pa.Table, spec: StageSpec) -> pa.Table:
     return out.take(pc.sort_indices(out.column("id")))
 
 
-def _parquet(storage: Storage, path: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
+def read_part(storage: Storage, path: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
     """What `read` makes of an open Parquet file of the run."""
 
     def opened(source: pa.NativeFile) -> Result:
@@ -239,10 +249,19 @@ def readable(storage: Storage, path: str, read: Callable[[], Result]) -> Result:
             again = f"delete it and every folder named {fragment} in the run, and its photographs are taken in again"
         if isinstance(error, FileNotFoundError):
             again = "is the folder the same one on every node? If a file of it was deleted, run the same command again"
-            raise UgafError(f"{storage.where(path)}: it was listed and is not there: {again}") from error
+            raise GoneError(f"{storage.where(path)}: it was listed and is not there: {again}") from error
         raise UgafError(
             f"{storage.where(path)}: cannot be read: {scrub(str(error))}\nIf the file is damaged, {again}."
         ) from error
+
+
+def winning(stage: str, table: pa.Table, attempts: pa.ChunkedArray) -> pa.Table:
+    """One row of each id, of several parts with these attempts: sorted by id."""
+    winners = table.take(_winners(table, attempts))
+    for name in (SOURCES, REFS):
+        if stage == INGEST and name in table.column_names:
+            winners = _merge_lists(winners, table, name)
+    return winners
 
 
 def attempt_of(path: str) -> int:

@@ -15,6 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +27,7 @@ from ugaf.columns.keys import Keys, OtherIdsError
 from ugaf.columns.origins import Origin
 from ugaf.columns.packing import KIDS, NAMES, ROWS, read_ingest, read_sources, read_stage, wanted
 from ugaf.columns.packs import FRAGMENTS, Read, Shelf, state_of
-from ugaf.columns.parts import SOURCES, Columns
+from ugaf.columns.parts import SOURCES, Columns, GoneError
 from ugaf.columns.record import RUN_FILE, fed_by
 from ugaf.columns.survey import Survey, survey
 from ugaf.columns.tally import Judge
@@ -34,6 +35,8 @@ from ugaf.columns.verdicts import FAILED, KEPT, PENDING, REJECTED, Fits, judge, 
 from ugaf.pipeline.config import INGEST, StageSpec
 from ugaf.storage.stamps import Stamp, stamped
 
+TRIES = 3
+"""Times that a run is listed and read while it changes."""
 MOST_NEEDLES = 64
 """Texts that are looked for in the names of sources; for more of them every fragment is read."""
 
@@ -63,6 +66,12 @@ class Snapshots:
 
     def now(self) -> Snapshot | None:
         """The run as it is now; None where it has ids that are not ugaf's own."""
+        for _ in range(TRIES - 1):
+            with suppress(GoneError):  # a driver at work has joined parts since they were listed
+                return self._now()
+        return self._now()
+
+    def _now(self) -> Snapshot | None:
         states = self.states()
         fragments = list(states[SOURCES])
         try:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ugaf.columns.code_digest import FACT
 from ugaf.columns.fragments import fragment_order
 from ugaf.columns.origins import Origin, Runs
-from ugaf.columns.parts import CHILDREN, REFS, SOURCES, Columns, children_table
+from ugaf.columns.parts import CHILDREN, REFS, SOURCES, Columns, GoneError, children_table
 from ugaf.columns.reasons import NO_CHILDREN, Reason, failure_kind
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.ingest import SourceRef
@@ -172,7 +172,12 @@ def judge_all(
 
     def one(fragment: str) -> FragmentVerdicts:
         parts = {stage: by_fragment.get(fragment, []) for stage, by_fragment in listed.items()}
-        return judge(columns, fragment, until=until, skip=skips.get(fragment, ()), fits=fits, parts=parts)
+        skip = skips.get(fragment, ())
+        try:
+            return judge(columns, fragment, until=until, skip=skip, fits=fits, parts=parts)
+        except GoneError:
+            # A driver at work has joined parts since they were listed.
+            return judge(columns, fragment, until=until, skip=skip, fits=fits)
 
     return ahead(one, fragments, columns.storage.readers)
 

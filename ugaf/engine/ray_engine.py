@@ -296,24 +296,24 @@ class RayEngine:
         """A stage that compares the rows of the whole run: it runs here, and the parts that it maps as tasks of Ray."""
         import ray
 
-        run.mapper = self._map
+        run.mapper = self.spread
         with watched(self._snapshot, progress):
             run_stage(run, seed, lambda *counts: ray.get(self.monitor.progress.remote(*counts)))
 
-    def _map(self, run: StoredRows, function: Callable[[StoredRows, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """function(run, item) of each item in order, as many at once as there are CPUs; of a single one here, for a
+    def spread(self, shared: Any, function: Callable[[Any, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """function(shared, item) of each item in order, as many at once as there are CPUs; of a single one here, for a
         process that Ray starts for it would gain nothing."""
         import ray
 
         first = list(islice(items := iter(items), 2))
         if len(first) < 2:
-            yield from (function(run, item) for item in first)
+            yield from (function(shared, item) for item in first)
             return
         items = chain(first, items)
-        task, shared = ray.remote(_one_item), ray.put(run)
+        task, stored = ray.remote(_one_item), ray.put(shared)
         most, waiting = max(1, int(machine().cpus)), deque[Any]()
         for item in items:
-            waiting.append(task.options(num_cpus=1).remote(shared, function, item))
+            waiting.append(task.options(num_cpus=1).remote(stored, function, item))
             if len(waiting) >= most:
                 yield _answer(waiting.popleft())
         while waiting:
@@ -347,10 +347,10 @@ def _stop_for(alike: Alike | None) -> None:
         raise AlikeError(alike)
 
 
-def _one_item(run: StoredRows, function: Callable[[StoredRows, Any], Any], item: Any) -> Any:
+def _one_item(shared: Any, function: Callable[[Any, Any], Any], item: Any) -> Any:
     one_thread()
     try:
-        return function(run, item)
+        return function(shared, item)
     except StopRun as error:
         raise _WorkerError(str(error)) from error
 

@@ -6,15 +6,17 @@ Resuming after a crash, adding photographs and loosening a threshold are this sa
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from ugaf.base import faults
 from ugaf.base.errors import ConfigError, StopRun, UgafError
 from ugaf.base.needs import install_hint
-from ugaf.columns import lease, record, tombstones
+from ugaf.columns import compaction, lease, record, tombstones
 from ugaf.columns.code_digest import made_by_other_code
 from ugaf.columns.fitting import check_recorded
 from ugaf.columns.parts import Columns
@@ -128,6 +130,7 @@ def _run_held(columns: Columns, options: RunOptions, tell: Any, notify: Notify, 
                 machines.ready([work.groups, *parts[number + 1 :]])
                 before = found.measured.total()
                 again = _do(columns, found, work, parts, number, options, machines, monitor, tell)
+                _join_parts(columns, work, machines.engine)
                 watcher.doing("reading what is stored")
                 found = snapshots.survey()
                 columns.check()
@@ -182,6 +185,22 @@ def _do(
     for line in news():
         machines.notify(line)
     return again
+
+
+FEW_PARTS = 64
+"""Parts of fragments that the driver joins by itself; of more each is a task of Ray."""
+
+
+def _join_parts(columns: Columns, work: SegmentWork, engine: RayEngine | None) -> None:
+    """Make few parts of many, of what a segment has written."""
+    todo = compaction.to_join(columns, [name for group in work.groups for name in group.stages])
+    here = len(todo) <= FEW_PARTS
+    done = map(partial(_join, columns), todo) if engine is None or here else engine.spread(columns, _join, todo)
+    deque(done, maxlen=0)
+
+
+def _join(columns: Columns, of: tuple[str, str]) -> int:
+    return compaction.compact(columns, *of)
 
 
 def _segment_text(number: int, of: int, work: SegmentWork) -> str:
