@@ -123,9 +123,10 @@ def test_who_cuts_without_holding_the_run_loses_nothing(
             list(pool.map(lambda new: new.publish(), cuts))
     found = columns("a")
     names = found.fragments()
-    assert [fragment_order(name)[0] for name in names] == [0, 0, 1, 1, 2, 2]
-    uris = sorted(uri for name in names for uri in found.sources(name, ["uri"]).column("uri").to_pylist())
-    assert len(uris) == len(set(uris)) == 6
+    # Who cut the same may have begun to count elsewhere: that is work done twice, and nothing lost.
+    assert {fragment_order(name)[0] for name in names} >= {0, 1, 2}
+    uris = {uri for name in names for uri in found.sources(name, ["uri"]).column("uri").to_pylist()}
+    assert len(uris) == len({name.partition("-")[2] for name in names}) == 6
 
 
 def test_what_lies_among_the_fragments_and_is_none_is_not_taken_for_one(tmp_path: Path) -> None:

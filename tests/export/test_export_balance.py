@@ -215,7 +215,7 @@ def test_the_command_line_sets_a_balance(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr("ugaf.cli.commands.exported.export", export)
     monkeypatch.setattr("ugaf.cli.commands.exported.earlier.described", lambda *_: "")
     changes = ["balance.by=task", "balance.mode=downsample", "balance.target={recolor: 0.2, other: 0.8}"]
-    assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False, trust=[])) == 0
+    assert export_command.run(Namespace(run="runs/x", set=changes, replace_shards=False, trust=[], wait=False)) == 0
     expected = BalanceSettings(by="task", mode="downsample", target={"recolor": 0.2, "other": 0.8})
     assert asked[0].balance == expected
     assert asked[0].formats == stored.settings.export.formats

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from ugaf.stages.curation.provenance import Provenance
 
+from ugaf.columns import reasons
 from ugaf.pipeline import rules
 from ugaf.provenance.c2pa import Statement, decoded, statements
 from ugaf.provenance.metadata import Metadata, boxes, read
@@ -286,7 +287,7 @@ def test_the_rule_gives_a_reason_that_can_be_read() -> None:
     table = pa.Table.from_pylist([outcome(saved("PNG")), outcome(png(parameters=RECIPE))], Provenance.schema)
     (rule,) = rules.parse(Provenance.keep, Provenance.schema, "curation.provenance")
     assert rules.judge([rule], table).tolist() == [-1, 0]
-    assert rule.text(True) == "declared_generated True is not False"
+    assert reasons.text(reasons.Reason.broken(rule, True, "")._asdict()) == "declared_generated True is not False"
 
 
 def test_iptc_credit_of_a_photoshop_block() -> None:

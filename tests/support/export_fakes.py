@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ugaf.columns import lease
 from ugaf.export import ExportSettings
 from ugaf.imaging import images
 from ugaf.storage import Storage
@@ -175,7 +176,8 @@ def two_fragments(photos: Mapping[str, np.ndarray]) -> list[pa.Table]:
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
-    return {name: storage.read(name) for name in storage.files()}
+    """All files but the lease, which says who wrote last."""
+    return {name: storage.read(name) for name in storage.files() if not name.startswith(f"{lease.FOLDER}/")}
 
 
 def parquet_rows(storage: Storage) -> list[dict[str, Any]]:

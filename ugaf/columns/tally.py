@@ -21,6 +21,7 @@ from ugaf.columns.keys import Keys
 from ugaf.columns.packing import KIDS, ROWS
 from ugaf.columns.packs import FRAGMENTS, Shelf
 from ugaf.columns.parts import Columns
+from ugaf.columns.reasons import failure_kind
 from ugaf.columns.tombstones import WITHDRAWN
 from ugaf.columns.values import FragmentValues
 from ugaf.columns.verdicts import FAILED, KEPT, NO_CHILDREN, PENDING, REJECTED
@@ -280,7 +281,7 @@ class Judge:
         if errors is None or not len(at):
             return
         for place, error in zip(at.tolist(), errors.take(pa.array(at)).to_pylist(), strict=True):
-            kind = error.partition(":")[0]
+            kind = failure_kind(error)
             if kind not in tally.errors and len(tally.first) < EXAMPLES:
                 tally.first.append((kind, fragments[numbers[place]], ids[np.array([place])].texts()[0]))
             tally.errors[kind] += 1
