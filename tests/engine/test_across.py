@@ -111,7 +111,9 @@ def test_a_duplicate_comes_back_when_its_winner_is_turned_down_before(tmp_path: 
     tight = pipeline(
         tmp_path / "photos", tmp_path / "run", [{MEAN: {"keep": {"mean": {"max": between}}}}, TWINS, DOUBLE]
     )
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*")}
+    # Double is given rows that it did not have before, and its parts become one.
+    every = (tmp_path / "run").rglob("part-*")
+    parts = {path: path.stat().st_mtime_ns for path in every if not path.parts[-3].startswith(DOUBLE)}
     after = table(go(tight), "image", [])
     assert after[winner]["stage"] == MEAN
     assert after[loser]["stage"] != TWINS or winner not in after[loser]["reason"]

@@ -85,6 +85,7 @@ WITHIN_A_CALL = {
     },
     "ugaf/stage/photo.py": {"one.annotation is empty", "one.default is empty"},
     "ugaf/base/yaml_files.py": {"id(node)"},
+    "ugaf/columns/packs.py": {"id(pack)", "id(self._live[name][0])", "pack is damaged", "runs[-1][0] is pack"},
 }
 
 

@@ -197,7 +197,7 @@ def test_a_file_system_of_fsspec_that_fails_after_some_bytes_of_every_write(afte
         check(Storage("failing:///out"), Path(folder) / "in", fails, lambda: None)
 
 
-@pytest.mark.parametrize("most", [400, 5000])
+@pytest.mark.parametrize("most", [5000])
 def test_an_object_store_that_refuses_what_is_longer_than_some_bytes(most: int, tmp_path: Path, s3_url: str) -> None:
     with faulty(s3_url % tmp_path.name) as (proxy, url):
 
