@@ -93,7 +93,7 @@ def fake_python(environment: dict[str, str], status: int, folder: Path) -> dict[
     return {"WAITS": "", **environment}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.own_ray
 def test_a_job_starts_its_nodes_runs_over_both_and_leaves_nothing(slurm: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
@@ -117,7 +117,7 @@ def test_a_job_starts_its_nodes_runs_over_both_and_leaves_nothing(slurm: dict[st
     assert not Path(f"/tmp/ray-{JOB}-0").exists()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.own_ray
 def test_before_its_time_is_up_a_job_ends_the_run_and_asks_for_another_turn(
     slurm: dict[str, str], tmp_path: Path
@@ -129,7 +129,7 @@ def test_before_its_time_is_up_a_job_ends_the_run_and_asks_for_another_turn(
     slurm["SLURM_RESTART_COUNT"] = "1"
     process = started("slurm.sbatch", "slow.yaml", "--output", str(output), environment=slurm, folder=tmp_path)
     log = output / "log.txt"
-    limit = time.monotonic() + 200
+    limit = time.monotonic() + 330
     while not (log.exists() and "ingest done" in log.read_text()):
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < limit
