@@ -119,12 +119,12 @@ def test_units_of_one_code_become_one_part(columns: Columns) -> None:
         columns.storage.remove(columns.folder(stage))
     for number, key in enumerate(IDS):
         columns.write(MEAN, FRAGMENT, [{"id": key, "mean": float(number)}], 0.5, "a")
-    assert to_join(columns, [INGEST, MEAN]) == [(MEAN, FRAGMENT)]
+    assert to_join(columns, [INGEST, MEAN], [FRAGMENT]) == [(MEAN, FRAGMENT)]
     assert compact(columns, MEAN, FRAGMENT) == len(IDS)
     assert len(columns.parts(MEAN, FRAGMENT)) == 1
     assert facts_of(columns, MEAN) == ({(0, "a")}, 0.5 * len(IDS))
     assert columns.light(MEAN, FRAGMENT, ["mean"])[0].column("mean").to_pylist() == [float(n) for n in range(len(IDS))]
-    assert to_join(columns, [INGEST, MEAN]) == []
+    assert to_join(columns, [INGEST, MEAN], [FRAGMENT]) == []
 
 
 def test_large_parts_stay(columns: Columns, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,10 @@ from ugaf import cli
 from ugaf.base.errors import ConfigError, StopRun
 from ugaf.columns.view import RunView
 from ugaf.engine import runner
+from ugaf.engine.allotment import packs
 from ugaf.engine.costs import Known, loads
 from ugaf.engine.layout import laid_out
-from ugaf.engine.plan import FitError, Machine, _packs, segments, servers_during, size_pools
+from ugaf.engine.plan import FitError, Machine, segments, servers_during, size_pools
 from ugaf.engine.running_servers import RunningServers
 from ugaf.engine.turns import Turns
 from ugaf.pipeline import config
@@ -425,7 +426,7 @@ def test_workers_that_are_said_to_have_room_have_it(shares: list[float], gpus: i
         all(sum(p for p, at in zip(parts, way, strict=True) if at == n) <= 1 + 1e-9 for n in range(free))
         for way in ways
     )
-    if _packs(shares, gpus):
+    if packs(Counter(shares), [gpus]):
         assert room
     elif room:
         # First fit may miss a way that exists; it must not do so for the plain cases.

@@ -63,7 +63,11 @@ def wait_until(condition, process: subprocess.Popen[bytes], seconds: float = 300
 def test_streams_through_pools_of_their_own(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 30)
     stages = [MEAN, {DOUBLE: {"resources": {"cpus": 0.3}}}, HALVES, {FLIP: {"resources": {"cpus": 0.3, "workers": 1}}}]
+    context = ray.data.DataContext.get_current()
+    before = context.target_max_block_size, list(context.custom_execution_callback_classes)
     on_ray = go(pipeline(tmp_path / "photos", tmp_path / "ray", stages, engine={"executor": "ray"}))
+    # Another data set of this process is read as before.
+    assert (context.target_max_block_size, list(context.custom_execution_callback_classes)) == before
     inline = go(pipeline(tmp_path / "photos", tmp_path / "inline", stages))
     columns = ["mean", "double", "side", "half_mean", "donor", "edited_image", "draw"]
     assert table(on_ray, "edit", columns) == table(inline, "edit", columns)

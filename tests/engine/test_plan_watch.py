@@ -10,8 +10,8 @@ from ugaf.engine.plan import Machine
 from ugaf.engine.plan_watch import STARVED_S, PlanWatch, PoolState, Replan
 
 WHOLE, LESS = Machine(8, 3, 4, 2), Machine(4, 1, 4, 1)
-BOTH = [PoolState("a", 2, 9), PoolState("b", 2, 0)]
-LOST = [PoolState("a", 0, 9), PoolState("b", 2, 0)]
+BOTH = [PoolState(2, 9), PoolState(2, 0)]
+LOST = [PoolState(0, 9), PoolState(2, 0)]
 
 
 class Cluster:
@@ -19,7 +19,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.now, self.machine = 0.0, WHOLE
-        self.watch = PlanWatch(lambda: self.machine, lambda: self.now)
+        self.watch = PlanWatch(["a", "b"], lambda: self.machine, lambda: self.now)
 
     def pass_time(self, seconds: int, pools: Sequence[PoolState]) -> None:
         for _ in range(seconds):
@@ -41,7 +41,7 @@ def test_a_pool_that_lost_its_workers_with_a_node_ends_the_plan() -> None:
     [
         (WHOLE, LOST),  # its workers are being started
         (LESS, BOTH),  # each pool goes on with those that are left
-        (LESS, [PoolState("a", 0, 0), PoolState("b", 2, 5)]),  # it has nothing to do
+        (LESS, [PoolState(0, 0), PoolState(2, 5)]),  # it has nothing to do
     ],
 )
 def test_a_plan_that_can_go_on_does(machine: Machine, pools: Sequence[PoolState]) -> None:

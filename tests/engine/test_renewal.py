@@ -15,9 +15,12 @@ class Ended(BaseException):
 
 
 class Process:
-    def __init__(self, after_set_up: int, limit: int | None = 1000) -> None:
-        self.size = after_set_up << 20
+    """Its first unit has left it with so many MB."""
+
+    def __init__(self, after_first: int, limit: int | None = 1000) -> None:
+        self.size = 0
         self.renewal = Renewal(limit, self.end, lambda: self.size)
+        self.unit(after_first)
 
     def end(self) -> None:
         raise Ended

@@ -17,7 +17,7 @@ from ugaf.columns.view import RunView, StageCounts
 from ugaf.engine.cutting import count_new
 from ugaf.engine.plan import FitError, Group, segments, servers_during, servers_of
 from ugaf.engine.recomputed import changes
-from ugaf.engine.runner import RunOptions, pending_work, restricted
+from ugaf.engine.work import RunOptions, pending_work, restricted
 from ugaf.export import earlier
 from ugaf.ingest import NotRead
 from ugaf.models.servers import ModelServer, reserved

@@ -7,7 +7,8 @@ either, for they say the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -19,13 +20,13 @@ SMALL_BYTES = 16 << 20
 """Parts from this size on stay as they are: to read them costs no more than to read a larger one."""
 
 
-def to_join(columns: Columns, stages: Sequence[str]) -> list[tuple[str, str]]:
-    """(stage, fragment) of those with several parts, which `compact` may join."""
+def to_join(columns: Columns, stages: Sequence[str], fragments: Collection[str]) -> list[tuple[str, str]]:
+    """(stage, fragment) of those of these fragments that have several parts of one attempt, for `compact`."""
     return [
         (stage, fragment)
         for stage in stages
         for fragment, parts in columns.parts_of_all(stage).items()
-        if len(parts) > 1
+        if fragment in fragments and max(Counter(map(attempt_of, parts)).values()) > 1
     ]
 
 
@@ -36,14 +37,13 @@ def compact(columns: Columns, stage: str, fragment: str) -> int:
     """
     gone = 0
     for paths in _groups(columns, stage, fragment):
-        alike: dict[tuple[int, str], dict[str, pa.Table]] = {}
+        alike: dict[str, dict[str, pa.Table]] = {}
         for path in paths:
             table = read_part(columns.storage, path, lambda file: file.read(use_threads=False))
-            code = (table.schema.metadata or {}).get(FACT, b"").decode()
-            alike.setdefault((attempt_of(path), code), {})[path] = table
-        for (attempt, code), parts in alike.items():
+            alike.setdefault((table.schema.metadata or {}).get(FACT, b"").decode(), {})[path] = table
+        for code, parts in alike.items():
             if len(parts) > 1:
-                gone += _join(columns, stage, fragment, attempt, code, parts)
+                gone += _join(columns, stage, fragment, attempt_of(paths[0]), code, parts)
     return gone
 
 
@@ -66,15 +66,16 @@ def _join(columns: Columns, stage: str, fragment: str, attempt: int, code: str, 
 
 
 def _groups(columns: Columns, stage: str, fragment: str) -> Iterator[list[str]]:
-    """The small parts, as many together as `flush_mb` allows; only where there are several."""
+    """The small parts of one attempt, as many together as `flush_mb` allows; only where there are several."""
     folder = f"{columns.folder(stage)}/{fragment}"
     limit = columns.pipeline.settings.engine.flush_mb << 20
     group, total = list[str](), 0
     for name, (size, _) in sorted(stamped(columns.storage, folder).items()):
         if not name.endswith(".parquet") or size >= SMALL_BYTES:
             continue
-        if group and total + size > limit:
-            yield group
+        if group and (total + size > limit or attempt_of(name) != attempt_of(group[0])):
+            if len(group) > 1:
+                yield group
             group, total = [], 0
         group.append(f"{folder}/{name}")
         total += size

@@ -27,8 +27,7 @@ KINDS = "kinds"
 """In a snapshot of a stage: its failed rows by the type of their error."""
 
 AT_WORK = "at_work"
-"""In a snapshot of a chain's first stage: fragments that workers have in hand there."""
-
+"""In a snapshot of a chain's first stage: units of work that workers have in hand there."""
 
 VERDICTS = ("kept", "rejected", "pending", "failed")
 """What a worker counts a row as that it has done; pending where the rules are not fitted yet."""

@@ -9,10 +9,12 @@ whole fragment (peers) starts a new *chain*.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ugaf.base.errors import UgafError
+from ugaf.engine.allotment import packs
 from ugaf.models.servers import reserved
 from ugaf.pipeline.config import INGEST, Pipeline, StageSpec
 
@@ -213,19 +215,6 @@ def size_pools(
     return [own.get(group.name) or Pool(group, each, fraction, 0.0, given=workers is not None) for group in groups]
 
 
-def _packs(shares: Sequence[float], gpus: float) -> bool:
-    """Whether workers of these shares have room: a fraction lies on one GPU (first fit, the largest first)."""
-    left = [1.0] * int(gpus + 1e-9) + ([gpus % 1] if gpus % 1 > 1e-9 else [])
-    whole = sum(round(share) for share in shares if share >= 1)
-    left = left[whole:] if whole <= len(left) else []
-    for share in sorted((share for share in shares if 0 < share < 1), reverse=True):
-        place = next((number for number, free in enumerate(left) if free >= share - 1e-9), None)
-        if place is None:
-            return False
-        left[place] -= share
-    return whole <= gpus + 1e-9
-
-
 def _own_pool(
     group: Group, spec: StageSpec, groups: Sequence[Group], machine: Machine, shares: Mapping[str, int]
 ) -> Pool:
@@ -241,7 +230,10 @@ def _own_pool(
         (g.spec.gpus(g.lane), g.spec.workers(g.lane) or shares.get(g.name, 1)) for g in groups if g.spec is not None
     ]
     total = sum(gpus * count for gpus, count in users)
-    if total > machine.gpus + 1e-9 or not _packs([gpus for gpus, count in users for _ in range(count)], machine.gpus):
+    sizes: Counter[float] = Counter()
+    for gpus_of, count in users:
+        sizes[gpus_of] += count
+    if total > machine.gpus + 1e-9 or not packs(sizes, [machine.gpus]):
         raise FitError(
             f"the plan does not fit: its stages need {total:g} GPUs, and there are {machine.gpus:g} that no model "
             "server takes (a worker's share lies on one GPU); with --set engine.streaming=false they run one after the "

@@ -9,7 +9,7 @@ its start, so it is done only where a pool has work and no worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ class Replan(Exception):  # noqa: N818 - no error: it ends a plan so that anothe
 class PoolState:
     """A pool as it is now: workers at work or ready, and units that wait for one."""
 
-    name: str
     workers: int
     waiting: int
 
@@ -37,10 +36,13 @@ class PoolState:
 class PlanWatch:
     """Decides whether a plan goes on, from what it is told of it.
 
-    machine: gives the resources as they are now. clock: in seconds.
+    names: of its pools, in order. machine: gives the resources as they are now. clock: in seconds.
     """
 
-    def __init__(self, machine: Callable[[], Machine], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, names: Sequence[str], machine: Callable[[], Machine], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._names = names
         self._machine = machine
         self._clock = clock
         self._began_with = machine()
@@ -53,8 +55,9 @@ class PlanWatch:
         if now - self._looked < EVERY_S:
             return
         self._looked = now
-        starved = [pool for pool in pools() if pool.waiting and not pool.workers]
-        since = {pool.name: self._starved.get(pool.name, now) for pool in starved}
+        states = zip(self._names, pools(), strict=True)
+        starved = [name for name, pool in states if pool.waiting and not pool.workers]
+        since = {name: self._starved.get(name, now) for name in starved}
         self._starved = since
         if not any(now - began >= STARVED_S for began in since.values()):
             return
@@ -79,7 +82,8 @@ def callback(watch: PlanWatch) -> type:
 
 
 def _pools(executor: Any) -> Iterable[PoolState]:
+    # The plan's operators, from its input on.
     for operator, state in executor._topology.items():
         for pool in operator.get_autoscaling_actor_pools():
             waiting = state.total_enqueued_input_blocks() + pool.num_tasks_in_flight()
-            yield PoolState(operator.name, pool.num_running_actors() - pool.num_restarting_actors(), waiting)
+            yield PoolState(pool.num_running_actors() - pool.num_restarting_actors(), waiting)

@@ -14,7 +14,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -31,7 +30,7 @@ from ugaf.engine.renewal import Renewal
 from ugaf.engine.session import machine
 from ugaf.engine.sizing import onwards as onwards_of
 from ugaf.engine.sizing import size_of, split_from
-from ugaf.engine.units import Onward, Unit, units
+from ugaf.engine.units import Onward, Unit, Work, units
 from ugaf.engine.whole_run import StoredRows, run_stage
 from ugaf.engine.worker import StageWorker
 from ugaf.engine.workplace import Task, one_thread
@@ -48,18 +47,6 @@ ASK_S = 30.0
 DIED_OF = "a crash in native code, or too little memory: see the logs of Ray, or try fewer workers (engine.workers)"
 
 Progress = Callable[[Mapping[str, Mapping[str, Any]]], None]
-
-
-@dataclass(frozen=True)
-class Pending:
-    """What of a fragment is to be done. skip: ids that another fragment speaks for. photographs: (or pairs) in it."""
-
-    skip: Sequence[str]
-    photographs: int
-
-
-Work = Mapping[str, Pending]
-"""By fragment."""
 
 
 UPSCALE_FROM = 0.9
@@ -218,8 +205,6 @@ class RayEngine:
         """
         import ray
 
-        # Before the plan is made: it takes a copy of the context.
-        _prepare_ray_data(plan_watch.PlanWatch(machine))
         pools = laid_out(pipeline, groups, list(servers), machine(), load or Loads(), servers).pools
         photographs = sum(pending.photographs for pending in work.values())
         sizes = [size_of(pipeline, pool.group, pool.workers * pool.fragments, photographs) for pool in pools]
@@ -233,6 +218,7 @@ class RayEngine:
             for unit in units(fragment, pending.photographs, first, rates)
         ]
         data: Any = ray.data.from_items(items, override_num_blocks=len(items))
+        _prepare(data.context, plan_watch.PlanWatch([pool.group.name for pool in pools], machine))
         for number, (pool, onward) in enumerate(zip(pools, onwards, strict=True)):
             most = max(len(items), photographs) if number else len(items)
             data = data.map_batches(
@@ -264,9 +250,7 @@ class RayEngine:
                 raise stop from error
         _stop_for(self._ask("at_end", None))
         # A unit that is done a second time may be handed on in other pieces than those that went on before.
-        return (
-            "rows are left that workers had in hand when they died: they are done now" if self._ask("deaths", 0) else ""
-        )
+        return LEFT_BEHIND if self._ask("deaths", 0) else ""
 
     def _workers(self, pool: Pool, most: int) -> dict[str, int]:
         """How many workers a pool has. most: above which there would be no work.
@@ -364,17 +348,17 @@ def _answer(task: Any) -> Any:
         raise RunError(f"a task stopped the run: {_cause(error)}") from error
 
 
-def _prepare_ray_data(watch: plan_watch.PlanWatch) -> None:
-    """Ray Data's own bars and notices tell of blocks and operators; the run shows its own progress, in rows."""
-    import ray
+def _prepare(context: Any, watch: plan_watch.PlanWatch) -> None:
+    """The settings of one plan: those of other data sets in this process (a notebook's) stay as they are.
 
-    context = ray.data.DataContext.get_current()
+    Ray Data's own bars and notices tell of blocks and operators; the run shows its own progress, in rows.
+    """
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = UPSCALE_FROM
     context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
-    context.custom_execution_callback_classes = [plan_watch.callback(watch)]
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, plan_watch.callback(watch)]
     # Units are rows of a few bytes: each is a block, which goes to a worker of its own.
     context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-AFTER_SET_UP = 2.0
+AFTER_FIRST = 2.0
 """What a process may take at least, as a multiple of what it took when its models were loaded."""
 
 
 class Renewal:
     """Ends this process before the next unit when it is larger than `limit_mb` (MB of 2**20 bytes), or than twice what
-    it took after its set-up if that is more; whoever started it starts it again, and gives that unit to the new one.
+    it took after its first unit if that is more. Whoever started it starts it again, and gives it that unit.
 
     end, size: how it ends, and its resident memory in bytes (0 where it is not known).
     """
@@ -31,7 +31,8 @@ class Renewal:
     ) -> None:
         self._size = size or resident_bytes
         self._end = end
-        self._limit = None if limit_mb is None else max(limit_mb << 20, AFTER_SET_UP * self._size())
+        self._limit: float | None = None if limit_mb is None else limit_mb << 20
+        self._is_new = True
         self._changed = threading.Condition()
         self._in_hand = 0
 
@@ -47,6 +48,10 @@ class Renewal:
         """It is not in hand any more."""
         with self._changed:
             self._in_hand -= 1
+            if self._is_new and self._limit is not None:
+                # Its models are loaded now, by the set-up or by the first row.
+                self._limit = max(self._limit, AFTER_FIRST * self._size())
+            self._is_new = False
             self._changed.notify_all()
 
 

@@ -193,7 +193,8 @@ FEW_PARTS = 64
 
 def _join_parts(columns: Columns, work: SegmentWork, engine: RayEngine | None) -> None:
     """Make few parts of many, of what a segment has written."""
-    todo = compaction.to_join(columns, [name for group in work.groups for name in group.stages])
+    stages = [name for group in work.groups for name in group.stages]
+    todo = compaction.to_join(columns, stages, work.fragments)
     here = len(todo) <= FEW_PARTS
     done = map(partial(_join, columns), todo) if engine is None or here else engine.spread(columns, _join, todo)
     deque(done, maxlen=0)

@@ -62,6 +62,18 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """What of a fragment is to be done. skip: ids that another fragment speaks for. photographs: (or pairs) in it."""
+
+    skip: Sequence[str]
+    photographs: int
+
+
+Work = Mapping[str, Pending]
+"""By fragment."""
+
+
+@dataclass(frozen=True)
 class Size:
     """How large the units of a group are.
 

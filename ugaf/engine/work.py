@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ugaf.base.errors import ConfigError
 from ugaf.columns.survey import Survey
 from ugaf.engine.plan import Group, segments
-from ugaf.engine.ray_engine import Pending, Work
+from ugaf.engine.units import Pending, Work
 from ugaf.pipeline.config import INGEST, Pipeline
 
 Notify = Callable[[str], None]
